@@ -1,0 +1,75 @@
+"""Address lists, as people's mailers write them (RFC 5322 section 3.4, and worse).
+
+    >>> parse('"Doe, John" <john@example.com>, friends: a@example.com;, b@example.com (Bob)')
+    [('Doe, John', 'john@example.com'), ('', 'a@example.com'), ('Bob', 'b@example.com')]
+    >>> bare("Joe <JOE@Example.Com>")
+    ['joe@example.com']
+
+Nothing raises: what has no address in it gives none. Names come out as they went in, decode them before.
+"""
+
+import re
+
+from lamson.headers import ADDRESS_PIECES
+
+_BARE = re.compile(r'[^\s<>()\[\],;:"\\@]+@[^\s<>()\[\],;:"\\@]+')
+
+
+def parse(text: str) -> list[tuple[str, str]]:
+    """The mailboxes in an address list as ``(name, address)``. Groups are taken apart, ``<>`` is no address."""
+    mailboxes: list[tuple[str, str]] = []
+    phrase: list[str] = []
+    comments: list[str] = []
+    route: str | None = None
+    depth = 0
+    for piece in [*ADDRESS_PIECES.findall(text), ","]:
+        first = piece[0]
+        if first == "(":
+            depth += not piece.endswith(")") or piece.endswith("\\)")
+            comments.append(piece.strip("()"))
+        elif depth and first != ",":
+            # The rest of a comment that had a comment in it.
+            depth -= piece.count(")")
+            comments.append(piece.strip(")"))
+        elif first in ",;":
+            mailboxes.extend(_mailboxes(phrase, comments, route))
+            phrase, comments, route, depth = [], [], None, 0
+        elif first == ":" and route is None:
+            # The name of a group, unless it has an address in it, which is more worth keeping.
+            mailboxes.extend(_mailboxes(phrase, comments, None) if "@" in "".join(phrase) else [])
+            phrase, comments = [], []
+        elif first == "<" and (route is None or not route):
+            route = piece.strip("<> \t").rpartition(":")[2] if piece.startswith("<@") else piece.strip("<> \t")
+        else:
+            phrase.append(piece)
+    return mailboxes
+
+
+def bare(text: str) -> list[str]:
+    """The addresses in an address list, without names, in lower case, in order."""
+    if _BARE.fullmatch(text):
+        return [text.lower()]
+    return [address.lower() for _, address in parse(text)]
+
+
+def _mailboxes(phrase: list[str], comments: list[str], route: str | None) -> list[tuple[str, str]]:
+    """What stood between two commas: usually one mailbox, several when somebody forgot the commas."""
+    if route is not None:
+        address = "".join(route.split())
+        return [(_name(phrase, comments), address)] if address else []
+    text = "".join(phrase).strip()
+    if "@" not in text:
+        # A local user, as in "To: postmaster".
+        return [("", text)] if text and not re.search(r'[\s"]', text) else []
+    if text.startswith('"') or " @" in text or "@ " in text:
+        words = ["".join(phrase) if text.startswith('"') else "@".join(part.strip() for part in text.split("@"))]
+    else:
+        words = text.split()
+    found = [word.strip() for word in words if "@" in word]
+    name = "".join(comments).strip() if len(words) == 1 else " ".join(word for word in words if "@" not in word)
+    return [(name, address) for address in found if address.strip("@")]
+
+
+def _name(phrase: list[str], comments: list[str]) -> str:
+    pieces = [re.sub(r"\\(.)", r"\1", piece.strip('"')) if piece.startswith('"') else piece for piece in phrase]
+    return " ".join("".join(pieces).split()) or "".join(comments).strip()

@@ -1,0 +1,503 @@
+"""The two sides of a conversation by mail: `MailRequest` is what came in, `MailResponse` is what goes out.
+
+A handler is given a `MailRequest` and mostly asks it for headers and text. Nothing of it is decoded before somebody
+asks, and nothing is changed in it that nobody changed: forwarding it sends the bytes that arrived.
+
+    >>> raw = b"From: Zoe <zoe@example.com>\\nTo: list@example.org\\nSubject: =?utf-8?q?caf=C3=A9?=\\n\\nHi.\\n"
+    >>> request = MailRequest("127.0.0.1", "zoe@example.com", "list@example.org", raw)
+    >>> request["subject"], request.body(), request.route_to
+    ('café', 'Hi.\\n', {'list@example.org'})
+    >>> request.as_bytes() == raw
+    True
+
+A `MailResponse` is made of a plain body, an HTML body, both, and attachments, and knows how to be sent.
+
+    >>> response = request.reply(Body="Hello.\\n")
+    >>> response["To"], response["Subject"]
+    ('Zoe <zoe@example.com>', 'Re: café')
+    >>> response.attach("menu.txt", data="Tea: 2 €\\n")
+"""
+
+import email.utils
+import mimetypes
+import os
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from email.message import Message
+from typing import Any, NamedTuple
+
+from lamson import addresses, encoding
+from lamson.encoding import MailBase
+from lamson.errors import MisuseError
+
+# The header that recipients are taken from when there is no envelope. Mail that another server delivered into a
+# maildir has them in 'Delivered-To'.
+ROUTABLE_TO_HEADER = "to"
+
+# How many Message-IDs a reply refers to: the first, and the last ones. Threads can be endless, headers cannot.
+MAX_REFERENCES = 30
+
+_REPLY_PREFIX = re.compile(r"(?:re|aw|sv|antw|vs)(?:\[\d+\])?\s*:", re.I)
+_MESSAGE_ID = re.compile(r"<[^<>\s]+>")
+
+
+class Attachment(NamedTuple):
+    """A file in a message: its name (None when it has none), its content type, its bytes."""
+
+    name: str | None
+    type: str
+    data: bytes
+
+
+class MailRequest:
+    """A message that came in.
+
+    `Peer` is whoever delivered it, `From` and `To` are the envelope's sender and recipient (one, or a list), or None
+    to take them from the headers; an empty `From` is the sender of bounces, ``<>``. `Data` is the message, bytes or
+    text, and stays as `original`. None of it has to make sense: a request never raises for what a stranger sent.
+    """
+
+    def __init__(self, Peer: Any, From: str | None, To: str | list[str] | None, Data: str | bytes):
+        self.Peer = Peer
+        self.original = Data
+        self._from = From
+        self._to = To
+        self._base: MailBase | None = None
+        # The address that the Router is running handlers for at the moment, bare and in lower case.
+        self.recipient: str | None = None
+
+    @property
+    def envelope(self) -> tuple[str | None, list[str] | None]:
+        """The sender and the recipients of the envelope, as they were given; None for what was not."""
+        return self._from, [self._to] if isinstance(self._to, str) else self._to and list(self._to)
+
+    # Headers
+
+    @property
+    def base(self) -> MailBase:
+        """The message as `lamson.encoding.MailBase`. It has From and To, if need be those of the envelope."""
+        if self._base is None:
+            base = self._base = encoding.from_string(self.original or b"")
+            if self._from is not None and "From" not in base.headers:
+                base.headers.fill("From", self._from)
+            if self._to is not None and "To" not in base.headers and ROUTABLE_TO_HEADER not in base.headers:
+                recipients = self._to if isinstance(self._to, str) else ", ".join(map(str, self._to))
+                base.headers.fill(encoding.normalize_header(ROUTABLE_TO_HEADER), recipients)
+        return self._base
+
+    @property
+    def msg(self) -> MailBase:
+        """The old name of `base`."""
+        warnings.warn("msg is now called base.", DeprecationWarning, stacklevel=2)
+        return self.base
+
+    def __getitem__(self, name: str) -> str | None:
+        return self.base[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.base[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self.base[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.base
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.base)
+
+    def keys(self) -> list[str]:
+        """The names of the headers, sorted, each once."""
+        return self.base.keys()
+
+    def items(self) -> list[tuple[str, str]]:
+        """Every header and its value, in the order of the message."""
+        return self.base.items()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a header, `default` when it is not there."""
+        return self.base.get(name, default)
+
+    def get_all(self, name: str) -> list[str]:
+        """All values of a header that may be there several times, such as Received, in order."""
+        return self.base.get_all(name)
+
+    def add_header(self, name: str, value: Any) -> None:
+        """Adds a header and keeps those of that name which are there."""
+        self.base.add_header(name, value)
+
+    # Routing
+
+    @property
+    def From(self) -> str | None:
+        """The envelope's sender as it was given; the From header when none was."""
+        return self.base["from"] if self._from is None else self._from
+
+    @From.setter
+    def From(self, value: str | None) -> None:
+        self._from = value
+
+    @property
+    def To(self) -> Any:
+        """The envelope's recipients as they were given; the header called `ROUTABLE_TO_HEADER` when none were."""
+        if self._to is not None:
+            return self._to
+        values = self.base.get_all(ROUTABLE_TO_HEADER)
+        return ", ".join(values) if values else None
+
+    @To.setter
+    def To(self, value: str | list[str] | None) -> None:
+        self._to = value
+
+    @property
+    def route_to(self) -> set[str]:
+        """The recipients as bare addresses in lower case."""
+        recipients = self.To
+        if isinstance(recipients, str):
+            return set(addresses.bare(recipients))
+        return {address for recipient in recipients or () for address in addresses.bare(str(recipient))}
+
+    @property
+    def route_from(self) -> str | None:
+        """The sender as one bare address in lower case; None when there is none, as for bounces."""
+        found = addresses.bare(self.From or "")
+        return found[0] if found else None
+
+    # Content
+
+    def body(self) -> str | bytes | None:
+        """The text of the message: its body, or of a message with parts the first text in them that is no file.
+
+        When there is no text, it is the body of the first part, which may be bytes; None when there is nothing.
+        """
+        if not self.base.parts:
+            return self.base.body
+        first = None
+        for part in _leaves(self.base):
+            if not part.is_attachment:
+                return part.body
+            first = first or part
+        return None if first is None else first.body
+
+    def all_parts(self) -> list[MailBase]:
+        """The parts the message consists of, each of which may have `parts` of its own; empty when it has none."""
+        return self.base.parts
+
+    def walk(self) -> Iterator[MailBase]:
+        """Every part of the message, and their parts."""
+        return self.base.walk()
+
+    def text(self) -> str:
+        """The message as plain text, whatever it was sent as: the plain text in it, or else its HTML as text.
+        Attachments are left out; "" when there is no text."""
+        return _text(self.base)
+
+    def html(self) -> str | None:
+        """The HTML of the message; None when it has none."""
+        for part in [self.base] if not self.base.parts else _leaves(self.base):
+            if part.content_type == "text/html" and not part.is_attachment:
+                return str(part.body)
+        return None
+
+    def attachments(self) -> list[Attachment]:
+        """The files in the message. A message that is attached is one file, with its own files inside."""
+        parts = [self.base] if not self.base.parts else _leaves(self.base)
+        return [Attachment(part.filename, part.content_type, part.content) for part in parts if part.is_attachment]
+
+    # Answering
+
+    def reply(self, Body: str | None = None, Html: str | None = None, From: str | None = None) -> "MailResponse":
+        """A `MailResponse` to whoever wants the answer (Reply-To, or else From), in the same thread, RFC 5322 section
+        3.6.4. It is from the address this message was sent to, if `From` does not say otherwise. To is missing when
+        the message names nobody to answer; ask `is_auto_reply` before you answer anyone."""
+        recipient = next((value for value in (self["Reply-To"], self["From"]) if addresses.bare(value or "")), None)
+        if From is None:
+            routes = sorted(self.route_to)
+            From = routes[0] if len(routes) == 1 else next(iter(addresses.bare(self["To"] or "")), None)
+        subject = self["Subject"] or ""
+        if not _REPLY_PREFIX.match(subject):
+            subject = f"Re: {subject}".strip()
+        response = MailResponse(To=recipient, From=From, Subject=subject, Body=Body, Html=Html)
+        message_id = next(iter(_MESSAGE_ID.findall(self["Message-Id"] or "")), None)
+        references = _MESSAGE_ID.findall(self["References"] or self["In-Reply-To"] or "")
+        references = [each for each in references if each != message_id]
+        if message_id is not None:
+            response["In-Reply-To"] = message_id
+            references.append(message_id)
+        if references:
+            response["References"] = " ".join(dict.fromkeys([references[0], *references[1:][-MAX_REFERENCES + 1 :]]))
+        return response
+
+    def is_auto_reply(self) -> bool:
+        """True for mail that no person wrote: bounces, vacation notices and other automatic answers (RFC 3834), and
+        bulk mail. Answering it could make two robots answer each other for ever."""
+        if self._from is not None and not addresses.bare(self._from):
+            return True
+        if any(not addresses.bare(path) for path in self.get_all("Return-Path")):
+            return True
+        if any(value.partition(";")[0].strip().lower() not in ("", "no") for value in self.get_all("Auto-Submitted")):
+            return True
+        if (self["Precedence"] or "").strip().lower() in ("bulk", "junk", "auto_reply", "auto-reply"):
+            return True
+        if any(name in self for name in _ROBOT_HEADERS):
+            return True
+        if _ANSWER_SUPPRESSED.search(self["X-Auto-Response-Suppress"] or ""):
+            return True
+        if self.base.content_type == "multipart/report":
+            return True
+        return (self.route_from or "").partition("@")[0] in _ROBOTS
+
+    # Writing
+
+    def as_bytes(self) -> bytes:
+        """What goes on the wire or the disk: the bytes that came in. After a header was changed they differ in that
+        header only; what was changed of the body is written anew."""
+        if self._base is None or not self._base._changed():
+            return encoding.to_bytes(self.original or b"")
+        return self._base.as_bytes()
+
+    def to_message(self) -> encoding.MIMEPart:
+        """The canonical form of the message as Python's `email.message`."""
+        return encoding.to_message(self.base)
+
+    def __str__(self) -> str:
+        """The canonical text of the message: decoded and written anew, lines ending in \\n."""
+        return encoding.to_string(self.base)
+
+    def __repr__(self) -> str:
+        return f"<MailRequest from {self._from!r} to {self._to!r}, {len(self.original or b'')} long>"
+
+
+_ROBOT_HEADERS = (
+    "X-Autoreply", "X-Auto-Reply", "X-Autorespond", "X-Autoresponder", "X-Autoreply-From", "X-Mail-Autoreply",
+    "X-Autogenerated", "X-Vacation", "X-Fc-Machinegenerated", "X-Cron-Env", "X-Failed-Recipients",
+)  # fmt: skip
+_ANSWER_SUPPRESSED = re.compile(r"\b(?:all|oof|autoreply)\b", re.I)
+_ROBOTS = {"mailer-daemon", "postmaster-daemon", "double-bounce"}
+
+
+class MailResponse:
+    """A message to send: headers used as in a dictionary, `Body` (plain text), `Html`, and attachments.
+
+    Whatever it is given is kept as it is until the message is written, which may be done again and again and gives
+    the same each time. Date and Message-ID are added when they are missing. Headers and file names with a line break
+    in them are refused with `lamson.encoding.HeaderError`: they would let somebody write headers of their own.
+    """
+
+    def __init__(
+        self,
+        To: str | list[str] | None = None,
+        From: str | None = None,
+        Subject: str | None = None,
+        Body: str | None = None,
+        Html: str | None = None,
+    ):
+        self.Body = Body
+        self.Html = Html
+        self.base = MailBase([("To", To), ("From", From), ("Subject", Subject)])
+        self.attachments: list[MailBase] = []
+
+    @property
+    def msg(self) -> MailBase:
+        """The old name of `base`."""
+        warnings.warn("msg is now called base.", DeprecationWarning, stacklevel=2)
+        return self.base
+
+    @property
+    def multipart(self) -> bool:
+        """True when the message will have parts."""
+        return bool(self.attachments) or (self.Body is not None and self.Html is not None)
+
+    def __getitem__(self, name: str) -> str | None:
+        return self.base[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.base[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self.base[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.base
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.base)
+
+    def keys(self) -> list[str]:
+        """The names of the headers, sorted, each once."""
+        return self.base.keys()
+
+    def items(self) -> list[tuple[str, str]]:
+        """Every header and its value, in order."""
+        return self.base.items()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a header, `default` when it is not there."""
+        return self.base.get(name, default)
+
+    def get_all(self, name: str) -> list[str]:
+        """All values of a header that is there several times."""
+        return self.base.get_all(name)
+
+    def add_header(self, name: str, value: Any) -> None:
+        """Adds a header and keeps those of that name which are there."""
+        self.base.add_header(name, value)
+
+    def update(self, message: Any) -> None:
+        """Takes over the headers of another message or dictionary."""
+        for name in message.keys():
+            value = message[name]
+            # A header of email.message still has the line breaks it was folded with.
+            unfolded = encoding.properly_decode_header(str(value)) if isinstance(message, Message) else value
+            self.base[name] = unfolded
+
+    # Attachments
+
+    def attach(
+        self,
+        filename: str | os.PathLike[str] | None = None,
+        content_type: str | None = None,
+        data: str | bytes | None = None,
+        disposition: str | None = None,
+    ) -> None:
+        """Attaches a file, or text without a name.
+
+        With `data`, `filename` is only the name it gets; without, it is the path of the file, which is read now.
+        The content type is guessed from the name when it is not given. `disposition` is ``attachment`` unless it is
+        given as ``inline``. Raises `MisuseError` when the file is not there or cannot be read, when neither is given,
+        or when the content type cannot be guessed; `HeaderError` for a name with a line break.
+        """
+        if filename is None and data is None:
+            raise MisuseError("Nothing to attach: give attach() a filename, or data.")
+        name = os.path.basename(os.fspath(filename)) if filename is not None else None
+        if data is None and filename is not None:
+            try:
+                with open(filename, "rb") as file:
+                    data = file.read()
+            except OSError as error:
+                raise MisuseError(f"Cannot attach {os.fspath(filename)!r}, and no data was given: {error}") from error
+        if content_type is None:
+            content_type = mimetypes.guess_type(name or "")[0]
+        if content_type is None:
+            raise MisuseError(f"Cannot tell the type of {name!r} from its name: give attach() a content_type.")
+        encoding.HeaderError  # noqa: B018
+        holder = MailBase()
+        if name:
+            holder.attach_file(name, data or b"", content_type, disposition)
+        else:
+            holder.attach_text(data or b"", content_type)
+        self.attachments.append(holder.parts[0])
+
+    def attach_part(self, part: MailBase) -> None:
+        """Attaches a part of another message, as `MailRequest.all_parts` gives them."""
+        self.attachments.append(part)
+
+    def attach_all_parts(self, mail_request: Any) -> None:
+        """Attaches all parts of a message, and takes over what kind of multipart it was."""
+        for part in mail_request.all_parts():
+            self.attach_part(part)
+        self.base.content_encoding = {
+            key: (value, dict(parameters)) for key, (value, parameters) in mail_request.base.content_encoding.items()
+        }
+
+    def clear(self) -> None:
+        """Takes off all attachments, and keeps the rest."""
+        self.attachments.clear()
+        self.base.parts.clear()
+
+    def all_parts(self) -> list[MailBase]:
+        """The parts the message will be written with."""
+        return self._built().parts
+
+    # Writing
+
+    def to_message(self) -> encoding.MIMEPart:
+        """The message as Python's `email.message`."""
+        return encoding.to_message(self._built())
+
+    def as_bytes(self) -> bytes:
+        """What goes on the wire or the disk, its lines ending in CRLF."""
+        return self._built().as_bytes()
+
+    def __str__(self) -> str:
+        """The text of the message, its lines ending in \\n."""
+        return encoding.to_string(self._built())
+
+    def _built(self) -> MailBase:
+        """`base` with everything in its place."""
+        base = self.base
+        if "Date" not in base:
+            base["Date"] = email.utils.formatdate(localtime=True)
+        if "Message-Id" not in base:
+            sender = next(iter(addresses.bare(base["From"] or "")), "")
+            domain = sender.rpartition("@")[2]
+            base["Message-ID"] = email.utils.make_msgid(domain=domain if domain.isascii() and domain else "localhost")
+        texts = [(self.Body, "text/plain"), (self.Html, "text/html")]
+        given = [_text_part(text, kind) for text, kind in texts if text is not None]
+        content_type, parameters = base.content_encoding["Content-Type"]
+        multipart = content_type if content_type and content_type.startswith("multipart/") else None
+        if not self.attachments and len(given) < 2:
+            base.parts = []
+            base.body = given[0].body if given else None
+            if given:
+                kind = given[0].content_type
+                base.content_encoding["Content-Type"] = (kind, {} if multipart else parameters)
+            elif multipart:
+                base.content_encoding["Content-Type"] = (None, {})
+            return base
+        base.body = None
+        if len(given) == 2:
+            if self.attachments:
+                both = MailBase()
+                both.content_encoding["Content-Type"] = ("multipart/alternative", {})
+                both.parts = given
+                given = [both]
+            else:
+                multipart = "multipart/alternative"
+        elif given:
+            multipart = "multipart/mixed"
+        if multipart != content_type:
+            base.content_encoding["Content-Type"] = (multipart or "multipart/mixed", {})
+        base.parts = [*given, *self.attachments]
+        return base
+
+
+def _text_part(text: str, kind: str) -> MailBase:
+    part = MailBase()
+    part.body = text
+    part.content_encoding["Content-Type"] = (kind, {})
+    return part
+
+
+def _leaves(base: MailBase) -> Iterable[MailBase]:
+    """The parts that have content of their own; messages inside the message are one each."""
+    stack = list(reversed(base.parts))
+    while stack:
+        part = stack.pop()
+        if part.parts and not part.content_type.startswith("message/"):
+            stack.extend(reversed(part.parts))
+        else:
+            yield part
+
+
+def _text(part: MailBase) -> str:
+    kind = part.content_type
+    if part.parts and kind == "multipart/alternative":
+        texts = [_text(each) for each in part.parts]
+        plain = [text for text, each in zip(texts, part.parts, strict=True) if each.content_type == "text/plain" and text.strip()]
+        return next(iter(plain or [text for text in texts if text.strip()]), "")
+    if part.parts and kind.startswith("message/"):
+        return ""
+    if part.parts:
+        return "\n".join(text for text in map(_text, part.parts) if text.strip())
+    if part.is_attachment:
+        return ""
+    return html_to_text(str(part.body)) if kind == "text/html" else str(part.body)
+
+
+def html_to_text(html: str) -> str:
+    """What somebody who looks at `html` would read."""
+    import html_text
+
+    return html_text.extract_text(html)

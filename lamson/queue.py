@@ -1,0 +1,330 @@
+"""Queues of mail in a Maildir: a folder that any mail program can read, and that survives a power cut.
+
+    >>> from lamson.queue import Queue
+    >>> pending = Queue("run/pending")
+    >>> key = pending.push(message)         # on disk when push returns, or it raises
+    >>> key, message = pending.pop()        # the oldest one; (None, None) when there is none
+
+A message in a queue keeps its envelope. In front of the bytes that came in, `push` writes one line for each recipient
+and one for the sender, and reading takes exactly these lines off again:
+
+    Delivered-To: listmaster@example.com
+    Return-Path: <zed@example.com>
+
+`pop` forgets the message before you have done your work. Work that must not be lost is claimed instead:
+
+    with pending.claim() as claim:          # None when there is nothing to do
+        if claim:
+            handle(claim.message)
+            claim.done()                    # without this, and after a crash, somebody else may claim it
+
+Several processes may push to, pop from and claim in one queue at the same time.
+"""
+
+import collections
+import email.utils
+import fcntl
+import itertools
+import logging
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lamson.errors import QueueError
+from lamson.mail import MailRequest
+
+log = logging.getLogger(__name__)
+
+_RECIPIENT = b"Delivered-To: "
+_SENDER = b"Return-Path: <"
+
+
+# --- the folder --------------------------------------------------------------------------------------------------
+
+
+class Maildir:
+    """The folder: `tmp` for what is being written, `new` and `cur` for messages.
+
+    A key is a message's file name without the flags that mail programs append after a colon. File names sort by the
+    time of their writing: https://cr.yp.to/proto/maildir.html.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        for folder in ("tmp", "new", "cur"):
+            (self.path / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._counter = itertools.count()
+        self._waiting: collections.deque[Path] = collections.deque()
+
+    def host(self) -> str:
+        """The part of a file name that keeps the names of several machines apart."""
+        return socket.gethostname().replace("/", "\\057").replace(":", "\\072")
+
+    def add(self, content: bytes) -> str:
+        """Write a message so that it is there after a power cut, and return its key. Raises OSError."""
+        now = time.time()
+        seconds, micros = int(now), int(now % 1 * 1e6)
+        name = f"{seconds}.M{micros:06}P{os.getpid()}Q{next(self._counter)}.{self.host()}"
+        temporary = self.path / "tmp" / name
+        try:
+            with open(temporary, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, self.path / "new" / name)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(self.path / "new")
+        return name
+
+    def files(self) -> list[Path]:
+        """Every message's file, the oldest first."""
+        found = []
+        for folder in ("new", "cur"):
+            with os.scandir(self.path / folder) as entries:
+                found += [Path(entry.path) for entry in entries if not entry.name.startswith(".")]
+        return sorted(found, key=lambda path: path.name)
+
+    def waiting(self) -> Iterator[Path]:
+        """Yield files that may be taken, the oldest first. A listing serves many calls; a file may be gone by now."""
+        listed = False
+        while True:
+            try:
+                yield self._waiting.popleft()
+            except IndexError:
+                if listed:
+                    return
+                self._waiting.extend(self.files())
+                listed = True
+
+    def find(self, key: str) -> Path | None:
+        """The file of a message, or None."""
+        if not key or "/" in key or key.startswith("."):
+            return None
+        new = self.path / "new" / key
+        if new.exists():
+            return new
+        with os.scandir(self.path / "cur") as entries:
+            return next((Path(entry.path) for entry in entries if key_of(entry.name) == key), None)
+
+
+class SafeMaildir(Maildir):
+    """A Maildir whose file names do not tell the host's name, for keys that strangers get to see."""
+
+    _token = secrets.token_hex(8)
+
+    def host(self) -> str:
+        return self._token
+
+
+def key_of(name: str | os.PathLike) -> str:
+    """The key in a file's name: what stands before the flags."""
+    return os.path.basename(name).partition(":")[0]
+
+
+def _unlink(maildir: Maildir, path: Path) -> None:
+    """Take a message's file away, which a mail program may have moved from `new` to `cur` in the meantime."""
+    moved = path if path.exists() else maildir.find(key_of(path))
+    if moved is not None:
+        moved.unlink(missing_ok=True)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# --- the envelope ------------------------------------------------------------------------------------------------
+
+
+def join_envelope(sender: str, recipients: list[str], content: bytes) -> bytes:
+    """Put the envelope in front of a message. Raises QueueError for an address with a line end in it.
+
+    The sender stands last and so ends the block: what follows belongs to the message, whatever it looks like.
+    """
+    end = b"\r\n" if content[: content.find(b"\n") + 1].endswith(b"\r\n") else b"\n"
+    lines = [_RECIPIENT + _address(recipient) for recipient in recipients] + [_SENDER + _address(sender) + b">"]
+    return b"".join(line + end for line in lines) + content
+
+
+def split_envelope(raw: bytes) -> tuple[str | None, list[str] | None, bytes]:
+    """Return ``(sender, recipients, message)`` of what `join_envelope` made; ``(None, None, raw)`` of anything else."""
+    recipients, start = [], 0
+    while raw.startswith(_RECIPIENT, start):
+        end = raw.find(b"\n", start)
+        if end < 0:
+            return None, None, raw
+        recipients.append(_text(raw[start + len(_RECIPIENT) : end].removesuffix(b"\r")))
+        start = end + 1
+    end = raw.find(b"\n", start)
+    last = raw[start:end].removesuffix(b"\r")
+    if not recipients or end < 0 or not last.startswith(_SENDER) or not last.endswith(b">"):
+        return None, None, raw
+    return _text(last[len(_SENDER) : -1]), recipients, raw[end + 1 :]
+
+
+def _address(address: str) -> bytes:
+    if "<" in address:
+        address = email.utils.parseaddr(address)[1]
+    if "\r" in address or "\n" in address:
+        raise QueueError(f"The address {address!r} has a line end in it and cannot be queued.")
+    return address.encode("utf-8", "surrogateescape")
+
+
+def _text(address: bytes) -> str:
+    return address.decode("utf-8", "surrogateescape")
+
+
+# --- the queue ---------------------------------------------------------------------------------------------------
+
+
+class Claim:
+    """A message that is this process's to handle. It is nobody's again when the claim ends without `done`."""
+
+    def __init__(self, maildir: Maildir, path: Path, message: MailRequest):
+        self.key = key_of(path)
+        self.maildir = maildir
+        self.path = path
+        self.message = message
+
+    def done(self) -> None:
+        """The message has been handled: take it out of the queue for good."""
+        _unlink(self.maildir, self.path)
+        _sync_folder(self.path.parent)
+
+
+class Queue:
+    """A queue of mail in the Maildir `queue_dir`, which is made when it is not there.
+
+    `safe=True` keeps the host's name out of the keys. `pop` never returns a message over `pop_limit` bytes (0: no
+    limit): it moves such a message to the Maildir `oversize_dir`, or drops it when there is none.
+    """
+
+    def __init__(
+        self,
+        queue_dir: str | os.PathLike,
+        safe: bool = False,
+        pop_limit: int = 0,
+        oversize_dir: str | os.PathLike | None = None,
+    ):
+        self.dir = os.fspath(queue_dir)
+        self.pop_limit = pop_limit
+        self.oversize_dir = oversize_dir
+        self.mbox = SafeMaildir(queue_dir) if safe else Maildir(queue_dir)
+        self._oversized = Maildir(oversize_dir) if oversize_dir else None
+
+    def push(self, message: Any) -> str:
+        """Put a message in and return its key. It is on disk, file and folder, when this returns.
+
+        Takes a MailRequest (with its envelope, and exactly the bytes that came in when nobody changed it), a
+        MailResponse, an `email.message.Message`, str or bytes. Raises QueueError for anything else, OSError when the
+        disk does not take it.
+        """
+        if isinstance(message, str):
+            content = message.encode("utf-8", "surrogateescape")
+        elif isinstance(message, bytes):
+            content = message
+        elif hasattr(message, "as_bytes"):
+            content = message.as_bytes()
+        else:
+            raise QueueError(f"Cannot queue {message!r}: it is no message, str or bytes.")
+        if isinstance(message, MailRequest):
+            sender, recipients = message.envelope
+            if recipients:
+                content = join_envelope(message.route_from or "" if sender is None else sender, recipients, content)
+        return self.mbox.add(content)
+
+    def pop(self) -> tuple[str, MailRequest] | tuple[None, None]:
+        """Take the oldest message out and return ``(key, message)``, or ``(None, None)`` when the queue is empty."""
+        for path, file in self._held():
+            message = _read(file)
+            _unlink(self.mbox, path)
+            return key_of(path), message
+        return None, None
+
+    @contextmanager
+    def claim(self) -> Iterator[Claim | None]:
+        """Give the oldest message that nobody is working on, or None. It stays in the queue until `Claim.done`.
+
+        The claim is a lock of the operating system's on the message's file, so it ends with this process at the latest.
+        """
+        for path, file in self._held():
+            yield Claim(self.mbox, path, _read(file))
+            return
+        yield None
+
+    def _held(self) -> Iterator[tuple[Path, Any]]:
+        """Yield messages' files, each open and locked until the next one is asked for."""
+        for path in self.mbox.waiting():
+            try:
+                file = path.open("rb")
+            except FileNotFoundError:
+                continue
+            with file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                # Whoever had the lock before may have taken the file away since it was opened.
+                if not os.fstat(file.fileno()).st_nlink:
+                    continue
+                if self.pop_limit and os.fstat(file.fileno()).st_size > self.pop_limit:
+                    self._set_aside(path)
+                    continue
+                yield path, file
+
+    def _set_aside(self, path: Path) -> None:
+        if self._oversized is None:
+            path.unlink()
+            log.warning("dropped: %s is over the limit of %d bytes", key_of(path), self.pop_limit)
+        else:
+            shutil.move(path, self._oversized.path / "new" / key_of(path))
+            log.warning("moved: %s is over the limit of %d bytes", key_of(path), self.pop_limit)
+
+    def get(self, key: str) -> MailRequest | None:
+        """Return the message and leave it in the queue; None when there is none of that key."""
+        path = self.mbox.find(key)
+        if path is None:
+            return None
+        with open(path, "rb") as file:
+            return _read(file)
+
+    def remove(self, key: str) -> None:
+        """Take a message out. Raises QueueError when there is none of that key."""
+        path = self.mbox.find(key)
+        if path is None:
+            raise QueueError(f"There is no message {key!r} in {self.dir}.")
+        path.unlink()
+
+    def keys(self) -> list[str]:
+        """The keys of all messages, the oldest first."""
+        return [key_of(path) for path in self.mbox.files()]
+
+    def count(self) -> int:
+        """How many messages there are."""
+        return len(self.mbox.files())
+
+    def clear(self) -> None:
+        """Take every message out."""
+        for path in self.mbox.files():
+            path.unlink(missing_ok=True)
+
+    def oversize(self, key: str) -> bool:
+        """Whether the message is over `pop_limit`."""
+        path = self.mbox.find(key)
+        return bool(self.pop_limit and path and path.stat().st_size > self.pop_limit)
+
+
+def _read(file: Any) -> MailRequest:
+    sender, recipients, content = split_envelope(file.read())
+    return MailRequest("queue", sender, recipients, content)

@@ -1,0 +1,456 @@
+"""Servers: what brings mail in (`SMTPReceiver`, `QueueReceiver`) and what sends it on (`Relay`).
+
+    receiver = SMTPReceiver("127.0.0.1", 8823)
+    receiver.start()                            # serving when this returns
+    ...
+    receiver.close()                            # what is being handled gets finished first
+
+A receiver makes a `MailRequest` of each message and gives it to the `Router`. It takes responsibility for a message,
+with the reply 250 or by removing it from its queue, only once each recipient's copy was handled or is on disk.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import email.utils
+import errno
+import logging
+import smtplib
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import dns.exception
+import dns.resolver
+
+from lamson.errors import SMTPError
+from lamson.mail import MailRequest, MailResponse
+from lamson.protocol import SMTPProtocol
+from lamson.queue import Queue
+from lamson.routing import Outcome, Router
+
+try:
+    from uvloop import new_event_loop
+except ImportError:  # it does not exist for every system; asyncio's own loop does the same, slower
+    from asyncio import new_event_loop
+
+__all__ = ["QueueReceiver", "Relay", "SMTPError", "SMTPReceiver", "undeliverable_message"]
+
+log = logging.getLogger(__name__)
+
+SIZE_LIMIT = 25 * 1024 * 1024  # bytes
+SHUTDOWN_TIME = 30  # seconds that close() gives to handlers
+HANDLER_THREADS = 32
+RELAY_TIMEOUT = 60  # seconds that a relay may keep silent
+
+
+def undeliverable_message(raw: Any, failure_type: str) -> str | None:
+    """Push `raw` to `Router.UNDELIVERABLE_QUEUE` and log why. Returns its key; None when there is no such queue."""
+    if Router.UNDELIVERABLE_QUEUE is None:
+        return None
+    key = Router.UNDELIVERABLE_QUEUE.push(raw)
+    log.warning("undeliverable: %s, kept as %s", failure_type, key)
+    return key
+
+
+def _id(message: Any) -> str:
+    """How the log names a message."""
+    return str(message["Message-ID"] or "a message without Message-ID")
+
+
+# --- receiving ---------------------------------------------------------------------------------------------------
+
+
+def settle(message: MailRequest, outcomes: list[Outcome]) -> SMTPError | None:
+    """Return the one reply for all recipients of a message: None to accept it, or the error to refuse it with.
+
+    When some copies are safe and others are not, the message is accepted, and the others are put into the undeliverable
+    queue: were it refused, the client would send the safe ones a second time.
+    """
+    unsafe = [outcome for outcome in outcomes if not outcome.safe]
+    if len(unsafe) < len(outcomes):
+        unsafe = [outcome for outcome in unsafe if not Router.keep(message, outcome)]
+    errors = [_reply_for(outcome) for outcome in unsafe]
+    # When in doubt the client shall try again: of several replies a temporary one wins.
+    return min(errors, key=lambda error: error.code, default=None)
+
+
+def _reply_for(outcome: Outcome) -> SMTPError:
+    if isinstance(outcome.error, SMTPError):
+        return outcome.error
+    if outcome.error is None and next(Router.match(outcome.recipient), None) is None:
+        return SMTPError(550, f"5.1.1 <{outcome.recipient}>: no such recipient here")
+    return SMTPError(451, "4.3.0 The message could not be handled, try again later")
+
+
+class SMTPReceiver:
+    """An SMTP server that gives every message to the Router and replies when its handlers are done.
+
+    `port` 0 takes any free port; the attribute `port` has its number after `bind`. `unknown_recipients` says what
+    becomes of a recipient that no route matches: ``'refuse'`` answers RCPT with 550, ``'queue'`` takes the message
+    and leaves it to the undeliverable queue. `size_limit` is the largest message taken, in bytes.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8825,
+        unknown_recipients: str = "queue",
+        size_limit: int = SIZE_LIMIT,
+    ):
+        if unknown_recipients not in ("refuse", "queue"):
+            raise ValueError(f"unknown_recipients is {unknown_recipients!r}. It has to be 'refuse' or 'queue'.")
+        self.host = host
+        self.port = port
+        self.unknown_recipients = unknown_recipients
+        self.size_limit = size_limit
+        self.connections: set[SMTPProtocol] = set()
+        self._handling: set[asyncio.Future] = set()  # a client may be gone while its message is being handled
+        self._hostname = socket.getfqdn()
+        self._sockets: list[socket.socket] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+
+    def bind(self) -> None:
+        """Bind the port, on every address that `host` has. Raises OSError that names host and port.
+
+        `start` does this, too. It stands alone for servers that bind a low port as root and then drop privileges.
+        """
+        if self._sockets:
+            return
+        failure: OSError | None = None
+        for family, kind, proto, _, address in socket.getaddrinfo(
+            self.host or None, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            try:
+                self._sockets.append(_listen(family, kind, proto, (address[0], self.port, *address[2:])))
+            except OSError as error:
+                failure = error
+                if error.errno == errno.EADDRNOTAVAIL:  # IPv6 is in the name service and not in the system
+                    continue
+                break
+            self.port = self._sockets[-1].getsockname()[1]
+        if failure and (failure.errno != errno.EADDRNOTAVAIL or not self._sockets):
+            self._close_sockets()
+            raise OSError(failure.errno, f"cannot listen on {self.host}:{self.port}: {failure.strerror}") from failure
+
+    def start(self) -> None:
+        """Serve in a thread of its own. Returns when clients can connect; raises OSError when the port is taken."""
+        self.bind()
+        self._loop = new_event_loop()
+        self._pool = concurrent.futures.ThreadPoolExecutor(HANDLER_THREADS, "lamson-handler")
+        self._thread = threading.Thread(target=self._loop.run_forever, name="lamson-smtp", daemon=True)
+        self._thread.start()
+        self._in_loop(self._serve())
+        log.info("listening: SMTP on %s:%s", self.host, self.port)
+
+    async def _serve(self) -> None:
+        assert self._loop is not None
+        self._servers = [
+            await self._loop.create_server(self._protocol, sock=sock, backlog=1024) for sock in self._sockets
+        ]
+
+    def _protocol(self) -> SMTPProtocol:
+        return SMTPProtocol(
+            self, hostname=self._hostname, ident="Lamson", data_size_limit=self.size_limit, loop=self._loop
+        )
+
+    def _in_loop(self, coroutine: Any) -> Any:
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def close(self) -> None:
+        """Take no more mail, finish what is being handled (30 seconds at most), and return."""
+        if self._loop is None or self._thread is None or self._pool is None:
+            self._close_sockets()
+            return
+        self._in_loop(self._stop_serving())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._loop = self._thread = self._pool = None
+        self._sockets.clear()
+
+    async def _stop_serving(self) -> None:
+        assert self._loop is not None
+        for server in self._servers:
+            server.close()
+        for connection in list(self.connections):
+            connection.shut_down()
+        deadline = self._loop.time() + SHUTDOWN_TIME
+        while (self.connections or self._handling) and self._loop.time() < deadline:
+            await asyncio.sleep(0.01)
+        if self._handling:
+            log.error("gave up: %d messages are still being handled; their clients keep them", len(self._handling))
+        for connection in list(self.connections):
+            connection.abort()
+
+    def _close_sockets(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+        self._sockets.clear()
+
+    # what aiosmtpd asks
+
+    async def handle_EHLO(self, server, session, envelope, hostname: str, responses: list[str]) -> list[str]:
+        session.host_name = hostname
+        return [*responses[:-1], "250-PIPELINING", responses[-1]]
+
+    async def handle_RCPT(self, server, session, envelope, address: str, options: list[str]) -> str:
+        if self.unknown_recipients == "refuse" and not self.knows_recipient(address):
+            log.info("refused: <%s> from <%s> at %s: no route takes it", address, envelope.mail_from, session.peer)
+            return f"550 5.1.1 <{address}>: no such recipient here"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server, session, envelope) -> str:
+        assert self._loop is not None
+        sender = "" if envelope.mail_from == "<>" else envelope.mail_from
+        handling = self._loop.run_in_executor(
+            self._pool, self.process_message, session.peer, sender, list(envelope.rcpt_tos), envelope.content
+        )
+        self._handling.add(handling)
+        handling.add_done_callback(self._handling.discard)
+        # Shielded: a client that goes away does not take its message out of the handlers' hands.
+        reply = await asyncio.shield(handling)
+        return "250 OK" if reply is None else reply
+
+    def knows_recipient(self, address: str) -> bool:
+        """Whether mail for this address is taken when unknown recipients are refused. Asks the Router; override it."""
+        return next(Router.match(address.lower()), None) is not None
+
+    def process_message(self, Peer: Any, From: str, To: str | list[str], Data: bytes | str) -> str | None:
+        """Route one message. Returns None when it was taken, or else the reply line that refuses it."""
+        try:
+            message = MailRequest(Peer, From, To, Data)
+            log.info("received: %s from <%s> to %s at %s", _id(message), From, To, Peer)
+            refusal = settle(message, Router.deliver_each(message))
+        except Exception:
+            log.exception("failed: a message from <%s> to %s at %s", From, To, Peer)
+            refusal = SMTPError(451, "4.3.0 The message could not be handled, try again later")
+        if refusal is None:
+            return None
+        log.info("refused: %s from <%s> to %s: %s", _id(message), From, To, refusal)
+        return _reply_lines(refusal)
+
+
+def _listen(family: int, kind: int, proto: int, address: tuple) -> socket.socket:
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        # Whether the port is free only shows here when another server has it with SO_REUSEADDR, too.
+        sock.listen(1024)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _reply_lines(error: SMTPError) -> str:
+    """The error as a reply of one or more lines (RFC 5321 section 4.2.1), whatever is in its text."""
+    first, *more = [f"{error.code}{{}}{line}" for line in error.message.splitlines() or [""]][::-1]
+    return "\r\n".join([line.format("-") for line in more[::-1]] + [first.format(" ")])
+
+
+class QueueReceiver:
+    """Takes messages out of a queue and gives them to the Router, as SMTPReceiver does with those from the wire.
+
+    Looks every `sleep` seconds. Messages over `size_limit` bytes (0: none is) go to the Maildir `oversize_dir`, or are
+    dropped when there is none.
+    """
+
+    def __init__(self, queue_dir: str, sleep: float = 10, size_limit: int = 0, oversize_dir: str | None = None):
+        self.queue = Queue(queue_dir, pop_limit=size_limit, oversize_dir=oversize_dir)
+        self.queue_dir = queue_dir
+        self.sleep = sleep
+        self._closing = threading.Event()
+
+    def bind(self) -> None:
+        """Nothing to bind: a queue has no port."""
+
+    def start(self, one_shot: bool = False) -> None:
+        """Handle what is in the queue, again and again until `close`, or once with `one_shot`. Blocks."""
+        log.info("listening: queue %s every %s seconds", self.queue_dir, self.sleep)
+        while not self._closing.is_set():
+            self._drain()
+            if one_shot or self._closing.wait(self.sleep):
+                return
+
+    def _drain(self) -> None:
+        failed = set()
+        while not self._closing.is_set():
+            with self.queue.claim() as claim:
+                if claim is None or claim.key in failed:
+                    return
+                if self.process_message(claim.message) is None:
+                    claim.done()
+                else:
+                    failed.add(claim.key)
+
+    def process_message(self, msg: MailRequest) -> str | None:
+        """Route one message. Returns None when the queue may forget it, or else the reason why it may not."""
+        try:
+            log.info("received: %s from <%s> to %s", _id(msg), msg.route_from, sorted(msg.route_to))
+            outcomes = Router.deliver_each(msg)
+            unsafe = [outcome for outcome in outcomes if not outcome.safe and not Router.keep(msg, outcome)]
+            reason = str(_reply_for(unsafe[0])) if unsafe else None
+        except Exception as error:
+            log.exception("failed: a message from the queue %s", self.queue_dir)
+            reason = str(error)
+        if reason:
+            log.error("failed: a message stays in the queue %s: %s", self.queue_dir, reason)
+        return reason
+
+    def close(self) -> None:
+        """Make `start` return after the message in hand. May be called from any thread."""
+        self._closing.set()
+
+
+# --- sending -----------------------------------------------------------------------------------------------------
+
+
+class Relay:
+    """Sends mail on to another server: a smart host, or the domain's own when `host` is None.
+
+    `ssl` speaks TLS from the first byte, `starttls` asks for it; `username` and `password` log in. `debug` 1 prints the
+    conversation to stderr.
+    """
+
+    def __init__(
+        self,
+        host: str | None = "127.0.0.1",
+        port: int = 25,
+        username: str | None = None,
+        password: str | None = None,
+        ssl: bool = False,
+        starttls: bool = False,
+        debug: int = 0,
+    ):
+        self.hostname = host
+        self.port = port
+        self.username = username
+        self.password = password
+        self.ssl = ssl
+        self.starttls = starttls
+        self.debug = debug
+
+    def __repr__(self) -> str:
+        return f"<Relay to ({self.hostname}:{self.port})>"
+
+    def deliver(self, message: Any, To: str | list[str] | None = None, From: str | None = None) -> None:
+        """Send a MailRequest, MailResponse or `email.message.Message`. Returns when the other server has taken it.
+
+        Without `To` a request goes to the recipient it is being handled for, or to those of its envelope, and anything
+        else to its To, Cc and Bcc headers. Without `From` the sender is that of the envelope or the From header.
+        Raises `smtplib.SMTPException` (the server refused; SMTPRecipientsRefused names those it did not take) or
+        OSError (it could not be reached).
+        """
+        recipients = _recipients(message, To)
+        sender = _sender(message, From)
+        if not recipients:
+            raise ValueError("The message has no recipient: give To, or a message with a To header.")
+        content = _without_bcc(message).as_bytes()
+        if self.hostname:
+            self._send(self.hostname, sender, recipients, content)
+        else:
+            for recipient in recipients:
+                self._send(self.resolve_relay_host(recipient), sender, [recipient], content)
+        log.info("relayed: %s from <%s> to %s", _id(message), sender, recipients)
+
+    def _send(self, host: str, sender: str, recipients: list[str], content: bytes) -> None:
+        with self._connect(host) as connection:
+            options = []
+            if not content.isascii() and connection.has_extn("8bitmime"):
+                options.append("BODY=8BITMIME")
+            if not all(map(str.isascii, [sender, *recipients])):
+                options.append("SMTPUTF8")
+            refused = connection.sendmail(sender, recipients, _crlf(content), options)
+        if refused:
+            raise smtplib.SMTPRecipientsRefused(refused)
+
+    @contextlib.contextmanager
+    def _connect(self, host: str) -> Iterator[smtplib.SMTP]:
+        kind = smtplib.SMTP_SSL if self.ssl else smtplib.SMTP
+        connection = kind(timeout=RELAY_TIMEOUT)
+        connection.set_debuglevel(self.debug)
+        try:
+            connection._host = host  # type: ignore[attr-defined]  # connect() does not set the name that TLS checks
+            code, text = connection.connect(host, self.port)
+            if code != 220:
+                raise smtplib.SMTPConnectError(code, text)
+            connection.ehlo_or_helo_if_needed()
+            if self.starttls:
+                connection.starttls()
+                connection.ehlo()
+            if self.username:
+                connection.login(self.username, self.password or "")
+            yield connection
+            # The message is taken: a server that is gone before QUIT changes nothing about that.
+            with contextlib.suppress(smtplib.SMTPException, OSError):
+                connection.quit()
+        finally:
+            connection.close()
+
+    def resolve_relay_host(self, To: str) -> str:
+        """Return the host that takes mail for the address `To` (RFC 5321 section 5.1): its best MX, or its domain.
+
+        Raises OSError when the name service cannot be asked, or says that the domain takes no mail (RFC 7505).
+        """
+        domain = email.utils.parseaddr(To)[1].rpartition("@")[2]
+        if domain.lower() == "localhost":  # RFC 6761: never asked for in the name service
+            return domain
+        try:
+            answer = dns.resolver.resolve(domain, "MX")
+        except (dns.resolver.NoAnswer, dns.resolver.NXDOMAIN):
+            return domain
+        except dns.exception.DNSException as error:
+            raise OSError(f"cannot find out which host takes mail for {domain}: {error}") from error
+        best = min(answer, key=lambda record: record.preference).exchange.to_text(omit_final_dot=True)
+        if best in ("", "."):
+            raise OSError(f"{domain} takes no mail")
+        return best
+
+    def send(self, To: str, From: str, Subject: str, Body: str) -> None:
+        """Send a plain text. Raises as `deliver` does."""
+        self.deliver(MailResponse(To=To, From=From, Subject=Subject, Body=Body))
+
+    def reply(self, original: MailRequest, From: str, Subject: str, Body: str) -> None:
+        """Send a plain text to the sender of `original`. Raises as `deliver` does."""
+        self.send(To=original["from"], From=From, Subject=Subject, Body=Body)
+
+
+def _recipients(message: Any, To: str | list[str] | None) -> list[str]:
+    if To is None and isinstance(message, MailRequest):
+        To = message.envelope[1]
+        if To and message.recipient:
+            # A handler runs once for each recipient, so what it relays is this recipient's copy.
+            To = [address for address in To if address.lower() == message.recipient] or [message.recipient]
+    if To is None:
+        To = [message[name] for name in ("To", "Cc", "Bcc") if message[name]]
+    headers = [To] if isinstance(To, str) else To
+    return list(dict.fromkeys(address for _, address in email.utils.getaddresses(map(str, headers)) if address))
+
+
+def _sender(message: Any, From: str | None) -> str:
+    if From is None and isinstance(message, MailRequest):
+        From = message.envelope[0]
+    return email.utils.parseaddr(str(message["From"] or "") if From is None else From)[1]
+
+
+def _without_bcc(message: Any) -> Any:
+    if isinstance(message, MailRequest) or not message["Bcc"]:
+        return message
+    message = message.to_message() if isinstance(message, MailResponse) else message
+    del message["Bcc"]
+    return message
+
+
+def _crlf(content: bytes) -> bytes:
+    """Text with the line ends of files gets those of the wire; one that has CRLF already stays as it is."""
+    return content if b"\r\n" in content else content.replace(b"\n", b"\r\n")

@@ -1,0 +1,1 @@
+"""What `lamson gen` copies. Installed as the package `lamson.templates`."""

@@ -1,0 +1,1 @@
+"""Your application: handlers that take mail, models that store things, templates that mail is written with."""

@@ -1,0 +1,1 @@
+"""Handler modules. Those that `handlers` in config/settings.py names are loaded, in that order."""

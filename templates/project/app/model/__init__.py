@@ -1,0 +1,1 @@
+"""Models: what your application knows and stores, apart from mail."""

@@ -1,0 +1,244 @@
+"""Queues: what is pushed is on disk and comes out as it went in, envelope included."""
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from email.message import EmailMessage
+
+import pytest
+
+from lamson import queue
+from lamson.errors import QueueError
+from lamson.mail import MailRequest, MailResponse
+from lamson.queue import Queue
+
+RAW = b"From: a@example.com\r\nTo: list@test.com\r\nSubject: hi\r\n\r\nHello\r\n"
+
+
+@pytest.fixture
+def box(tmp_path):
+    return Queue(tmp_path / "queue")
+
+
+def request(data=RAW, sender="zed@example.com", to=("list@test.com",)):
+    return MailRequest("peer", sender, list(to) if to is not None else None, data)
+
+
+class TestInAndOut:
+    def test_messages_come_out_in_the_order_they_went_in(self, box):
+        keys = [box.push(b"Subject: %d\r\n\r\n" % number) for number in range(20)]
+        assert box.keys() == keys and box.count() == 20
+        assert [box.pop()[0] for _ in range(20)] == keys
+        assert box.pop() == (None, None) and box.count() == 0
+
+    def test_a_request_comes_back_with_its_bytes_and_its_envelope(self, box):
+        box.push(request(to=["list@test.com", "Secret@test.com"]))
+        message = box.pop()[1]
+        assert message.original == RAW
+        assert message.From == "zed@example.com"
+        assert message.To == ["list@test.com", "Secret@test.com"]
+        assert message.route_to == {"list@test.com", "secret@test.com"}
+
+    def test_the_file_opens_with_the_standard_headers_of_the_envelope(self, box, tmp_path):
+        key = box.push(request(to=["a@test.com", "b@test.com"]))
+        assert (tmp_path / "queue/new" / key).read_bytes() == (
+            b"Delivered-To: a@test.com\r\nDelivered-To: b@test.com\r\nReturn-Path: <zed@example.com>\r\n" + RAW
+        )
+
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            b"Return-Path: <other@example.com>\r\nDelivered-To: other@test.com\r\nSubject: x\r\n\r\nBody\r\n",
+            b"Delivered-To: other@test.com\r\nReturn-Path: <other@example.com>\r\n\r\nBody\r\n",
+            b"Delivered-To: other@test.com\nSubject: unix\n\nBody\n",
+            b"Subject: mixed\r\n\r\nbare \n and \r and \x00 and \xff\n.\n..\r\n",
+            b"no header at all",
+            b"\r\nonly a body\r\n",
+            b"",
+            b"\n",
+        ],
+    )
+    def test_bytes_of_a_message_that_looks_like_an_envelope_or_like_nothing_stay_as_they_are(self, box, raw):
+        box.push(request(raw))
+        message = box.pop()[1]
+        assert message.original == raw
+        assert message.envelope == ("zed@example.com", ["list@test.com"])
+
+    def test_the_null_sender_and_unicode_addresses_come_back(self, box):
+        box.push(request(sender="", to=["почта@пример.рф"]))
+        message = box.pop()[1]
+        assert (message.From, message.To) == ("", ["почта@пример.рф"])
+
+    def test_a_message_without_envelope_is_routed_by_its_headers(self, box):
+        box.push(RAW)
+        message = box.pop()[1]
+        assert message.envelope == (None, None)
+        assert (message.route_from, message.route_to) == ("a@example.com", {"list@test.com"})
+
+    def test_str_bytes_responses_and_email_messages_can_be_pushed(self, box):
+        email = EmailMessage()
+        email["Subject"] = "of the standard library"
+        for item in (RAW.decode(), RAW, MailResponse(To="a@b.c", From="d@e.f", Subject="s", Body="b"), email):
+            box.push(item)
+        subjects = [box.pop()[1]["subject"] for _ in range(4)]
+        assert subjects == ["hi", "hi", "s", "of the standard library"]
+
+    def test_something_else_is_refused(self, box):
+        with pytest.raises(QueueError, match="42"):
+            box.push(42)
+        assert box.count() == 0
+
+    def test_an_address_with_a_line_end_is_refused(self, box):
+        with pytest.raises(QueueError, match="line end"):
+            box.push(request(to=["a@test.com\r\nBcc: victim@test.com"]))
+        assert box.count() == 0
+
+    def test_get_leaves_and_remove_takes(self, box):
+        key = box.push(request())
+        assert box.get(key).original == RAW and box.count() == 1
+        box.remove(key)
+        assert box.get(key) is None and box.count() == 0
+        with pytest.raises(QueueError, match=key):
+            box.remove(key)
+
+    @pytest.mark.parametrize("key", ["", "../../etc/passwd", "/etc/passwd", ".", "..", "no-such-key"])
+    def test_a_key_is_never_a_path(self, box, key):
+        assert box.get(key) is None and not box.oversize(key)
+
+    def test_clear_takes_everything(self, box):
+        for _ in range(5):
+            box.push(RAW)
+        box.clear()
+        assert box.count() == 0 and box.pop() == (None, None)
+
+    def test_what_is_pushed_after_a_listing_is_found_when_the_listed_ones_are_gone(self, box):
+        keys = [box.push(RAW) for _ in range(3)]
+        box.pop()
+        box.remove(keys[1])
+        box.remove(keys[2])
+        last = box.push(RAW)
+        assert box.pop()[0] == last
+
+    def test_a_mail_program_may_have_seen_the_message(self, box, tmp_path):
+        key = box.push(request())
+        os.rename(tmp_path / "queue/new" / key, tmp_path / "queue/cur" / (key + ":2,S"))
+        assert box.keys() == [key] and box.get(key).original == RAW
+        assert box.pop()[0] == key and box.count() == 0
+
+    def test_nothing_is_left_when_the_disk_does_not_take_it(self, box, tmp_path, monkeypatch):
+        def full(handle):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            box.push(RAW)
+        assert not list((tmp_path / "queue/tmp").iterdir()) and box.count() == 0
+
+    def test_file_and_folder_are_synced_before_the_key_is_returned(self, box, monkeypatch):
+        synced = []
+        real = os.fsync
+        monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_mode), real(handle)))
+        box.push(RAW)
+        assert [oct(mode)[2:4] for mode in synced] == ["10", "40"]  # a file, then a folder
+
+
+class TestLimits:
+    def test_messages_over_the_limit_are_moved(self, tmp_path):
+        box = Queue(tmp_path / "queue", pop_limit=100, oversize_dir=tmp_path / "big")
+        big, small = box.push(RAW + b"x" * 100), box.push(b"Subject: small\r\n\r\n")
+        assert box.oversize(big) and not box.oversize(small)
+        assert box.pop()[0] == small
+        assert Queue(tmp_path / "big").keys() == [big]
+
+    def test_messages_over_the_limit_are_dropped_when_there_is_no_place_for_them(self, tmp_path, caplog):
+        box = Queue(tmp_path / "queue", pop_limit=10)
+        key = box.push(RAW)
+        assert box.pop() == (None, None) and box.count() == 0
+        assert f"dropped: {key}" in caplog.text
+
+    def test_a_safe_queue_does_not_tell_the_host(self, tmp_path):
+        assert socket.gethostname() in Queue(tmp_path / "plain").push(RAW)
+        assert socket.gethostname() not in Queue(tmp_path / "safe", safe=True).push(RAW)
+
+
+class TestClaims:
+    def test_a_claimed_message_leaves_the_queue_when_it_is_done(self, box):
+        key = box.push(request())
+        with box.claim() as claim:
+            assert claim.key == key and claim.message.original == RAW and box.count() == 1
+            claim.done()
+        assert box.count() == 0
+
+    def test_an_empty_queue_gives_no_claim(self, box):
+        with box.claim() as claim:
+            assert claim is None
+
+    def test_a_claim_that_is_not_done_gives_the_message_back(self, box):
+        key = box.push(request())
+        with pytest.raises(ZeroDivisionError), box.claim():
+            1 / 0  # noqa: B018
+        with box.claim() as claim:
+            assert claim.key == key
+
+    def test_nobody_else_gets_a_claimed_message(self, box, tmp_path):
+        first, second = box.push(RAW), box.push(RAW)
+        other = Queue(tmp_path / "queue")
+        with box.claim() as one, other.claim() as two, box.claim() as three:
+            assert (one.key, two.key, three) == (first, second, None)
+            assert other.pop() == (None, None)
+
+    def test_a_mail_program_may_move_a_claimed_message(self, box, tmp_path):
+        key = box.push(request())
+        with box.claim() as claim:
+            os.rename(tmp_path / "queue/new" / key, tmp_path / "queue/cur" / (key + ":2,S"))
+            claim.done()
+        assert box.count() == 0
+
+    def test_a_process_that_is_killed_gives_its_claim_back(self, box, tmp_path):
+        key = box.push(request())
+        script = """
+            import sys, time
+            from lamson.queue import Queue
+            with Queue(sys.argv[1]).claim() as claim:
+                print(claim.key, flush=True)
+                time.sleep(60)
+        """
+        command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "queue")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout.readline().strip() == key
+            with box.claim() as claim:
+                assert claim is None
+            child.kill()
+        with box.claim() as claim:
+            assert claim.key == key
+
+    def test_eight_threads_share_the_work_and_nobody_does_it_twice(self, box, tmp_path):
+        keys = {box.push(RAW) for _ in range(100)}
+        done, guard = [], threading.Lock()
+
+        def work():
+            own = Queue(tmp_path / "queue")
+            while True:
+                with own.claim() as claim:
+                    if claim is None:
+                        return
+                    with guard:
+                        done.append(claim.key)
+                    claim.done()
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(done) == 100 and set(done) == keys and box.count() == 0
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\n"])
+def test_the_envelope_has_the_line_ends_of_the_message(end):
+    joined = queue.join_envelope("a@b", ["c@d"], b"Subject: x" + end)
+    assert joined == b"Delivered-To: c@d" + end + b"Return-Path: <a@b>" + end + b"Subject: x" + end
+    assert queue.split_envelope(joined) == ("a@b", ["c@d"], b"Subject: x" + end)

@@ -1,0 +1,406 @@
+"""Receivers and the relay over real sockets and real Maildirs."""
+
+import smtplib
+import socket
+import threading
+
+import pytest
+from aiosmtpd.controller import Controller
+
+from lamson import server
+from lamson.errors import SMTPError
+from lamson.mail import MailRequest, MailResponse
+from lamson.queue import Queue
+from lamson.routing import Outcome, Router, route, stateless
+from lamson.server import QueueReceiver, Relay, SMTPReceiver
+
+RAW = b"From: a@example.com\r\nTo: list@test.com\r\nSubject: hi\r\nMessage-ID: <1@example.com>\r\n\r\nHello\r\n"
+
+
+@pytest.fixture
+def receiver():
+    receivers = []
+
+    def start(**settings):
+        receivers.append(SMTPReceiver("127.0.0.1", 0, **settings))
+        receivers[-1].start()
+        return receivers[-1]
+
+    yield start
+    for one in receivers:
+        one.close()
+
+
+@pytest.fixture
+def taken():
+    """What the handlers got, from a route that takes anything."""
+    messages = []
+
+    @route(".+")
+    @stateless
+    def START(message):
+        messages.append(message)
+
+    return messages
+
+
+def client(receiver):
+    return smtplib.SMTP("127.0.0.1", receiver.port, timeout=30)
+
+
+class TestSMTPReceiver:
+    def test_bytes_and_envelope_arrive_as_they_were_sent(self, receiver, taken):
+        with client(receiver()) as smtp:
+            smtp.sendmail("a@example.com", ["list@test.com"], RAW)
+        message = taken[0]
+        assert (message.original, message.From, message.To) == (RAW, "a@example.com", ["list@test.com"])
+        assert message.Peer[0] == "127.0.0.1"
+
+    def test_a_message_of_25_megabytes_and_a_line_of_100000_characters_arrive(self, receiver, taken):
+        big = b"Subject: big\r\n\r\n" + b"x" * 100_000 + b"\r\n" + (b"0123456789" * 7 + b"\r\n.\r\n") * 330_000
+        stuffed = big.replace(b"\r\n.\r\n", b"\r\n..\r\n")
+        assert 25_000_000 - 400_000 < len(big) < 25 * 1024 * 1024
+        with client(receiver()) as smtp:
+            smtp.ehlo()
+            smtp.mail("a@example.com")
+            smtp.rcpt("list@test.com")
+            smtp.docmd("DATA")
+            smtp.send(stuffed + b".\r\n")
+            assert smtp.getreply()[0] == 250
+        assert taken[0].original == big
+
+    def test_the_port_is_bound_by_bind_and_named_when_it_is_taken(self, receiver):
+        port = receiver().port
+        other = SMTPReceiver("127.0.0.1", port)
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
+            other.bind()
+        own = SMTPReceiver("127.0.0.1", 0)
+        own.bind()
+        socket.create_connection(("127.0.0.1", own.port)).close()
+        own.close()
+
+    def test_localhost_is_every_address_of_that_name(self, taken):
+        one = SMTPReceiver("localhost", 0)
+        one.start()
+        try:
+            for *_, address in socket.getaddrinfo("localhost", one.port, type=socket.SOCK_STREAM):
+                socket.create_connection(address[:2], timeout=5).close()
+        finally:
+            one.close()
+
+    def test_a_wrong_unknown_recipients_is_an_error_that_names_it(self):
+        with pytest.raises(ValueError, match="'drop'"):
+            SMTPReceiver("127.0.0.1", 0, unknown_recipients="drop")
+
+    def test_close_finishes_what_is_being_handled_and_says_421_to_who_waits(self, receiver):
+        inside, go_on = threading.Event(), threading.Event()
+
+        @route(".+")
+        def START(message):
+            inside.set()
+            assert go_on.wait(30)
+
+        one = receiver()
+        idle, busy = client(one), client(one)
+        idle.ehlo()
+        replies = []
+        thread = threading.Thread(target=lambda: replies.append(busy.sendmail("a@b.c", "d@e.f", RAW)))
+        thread.start()
+        assert inside.wait(30)
+        closing = threading.Thread(target=one.close)
+        closing.start()
+        assert idle.getreply()[0] == 421
+        assert closing.is_alive()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", one.port), timeout=5)
+        go_on.set()
+        closing.join(30)
+        thread.join(30)
+        assert replies == [{}] and not closing.is_alive()
+
+    def test_a_client_that_leaves_while_its_message_is_handled_takes_nothing_with_it(self, receiver):
+        inside, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+        @route(".+")
+        def START(message):
+            inside.set()
+            assert go_on.wait(30)
+            done.set()
+
+        one = receiver()
+        smtp = client(one)
+        smtp.ehlo()
+        smtp.mail("a@b.c")
+        smtp.rcpt("d@e.f")
+        smtp.docmd("DATA")
+        smtp.send(RAW + b".\r\n")
+        assert inside.wait(30)
+        smtp.close()
+        closing = threading.Thread(target=one.close)
+        closing.start()
+        go_on.set()
+        closing.join(30)
+        assert done.is_set() and not closing.is_alive()
+
+    def test_a_failing_handler_is_a_250_with_an_undeliverable_queue_and_a_451_without(self, receiver, tmp_path, caplog):
+        @route(".+")
+        def START(message):
+            raise ValueError("no luck")
+
+        one = receiver()
+        with client(one) as smtp, pytest.raises(smtplib.SMTPDataError) as caught:
+            smtp.sendmail("a@b.c", "d@e.f", RAW)
+        assert caught.value.smtp_code == 451 and b"no luck" not in caught.value.smtp_error
+        Router.UNDELIVERABLE_QUEUE = Queue(tmp_path / "undeliverable")
+        with client(one) as smtp:
+            smtp.sendmail("a@b.c", "d@e.f", RAW)
+        message = Router.UNDELIVERABLE_QUEUE.pop()[1]
+        assert (message.original, message.From, message.To) == (RAW, "a@b.c", ["d@e.f"])
+        assert "ValueError: no luck" in caplog.text and "test_server.py" in caplog.text
+
+    def test_a_queue_on_a_full_disk_is_a_451(self, receiver):
+        class Full:
+            def push(self, message):
+                raise OSError(28, "No space left on device")
+
+        Router.UNDELIVERABLE_QUEUE = Full()
+        with client(receiver()) as smtp, pytest.raises(smtplib.SMTPDataError) as caught:
+            smtp.sendmail("a@b.c", "d@e.f", RAW)
+        assert caught.value.smtp_code == 451
+
+    def test_two_thousand_messages_from_twenty_clients_leave_every_sender_in_its_own_state(self, receiver):
+        @route(".+")
+        def START(message):
+            return ONE
+
+        @route(".+")
+        def ONE(message):
+            return TWO
+
+        @route(".+")
+        def TWO(message):
+            return START
+
+        one = receiver()
+        errors = []
+
+        def send(number):
+            try:
+                with client(one) as smtp:
+                    for step in range(100):
+                        smtp.sendmail(f"s{(number + step) % 10}@b.c", "d@e.f", RAW)
+            except Exception as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=send, args=(number,)) for number in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not errors
+        # 2,000 messages from 10 senders: 200 steps each, and 200 = 3 * 66 + 2.
+        assert {Router.get_state(__name__, MailRequest("", f"s{n}@b.c", "d@e.f", b"")) for n in range(10)} == {"TWO"}
+
+    def test_process_message_returns_nothing_or_the_reply_line(self, taken):
+        one = SMTPReceiver()
+        assert one.process_message("peer", "a@b.c", "d@e.f", RAW) is None
+
+        @route(".+")
+        @stateless
+        def REFUSE(message):
+            raise SMTPError(550)
+
+        reply = one.process_message("peer", "a@b.c", ["d@e.f"], RAW.decode())
+        assert reply == "550 Permanent Failure Mail Delivery Protocol Status"
+
+
+class TestSettle:
+    def outcome(self, *args, **kw):
+        return Outcome("d@e.f", *args, **kw)
+
+    def test_everything_safe_is_accepted(self):
+        assert server.settle(MailRequest("", "a@b.c", "d@e.f", RAW), [self.outcome(handled=True)]) is None
+
+    def test_of_a_mixed_result_the_refused_copies_are_kept(self, tmp_path):
+        Router.UNDELIVERABLE_QUEUE = Queue(tmp_path / "undeliverable")
+        refused = Outcome("no@e.f", error=SMTPError(550, "No."))
+        message = MailRequest("", "a@b.c", ["d@e.f", "no@e.f"], RAW)
+        assert server.settle(message, [self.outcome(handled=True), refused]) is None
+        assert Router.UNDELIVERABLE_QUEUE.pop()[1].To == ["no@e.f"]
+
+    def test_of_a_mixed_result_that_cannot_be_kept_the_client_hears(self):
+        refused = Outcome("no@e.f", error=SMTPError(550, "No."))
+        assert str(server.settle(MailRequest("", "a@b.c", [], RAW), [self.outcome(True), refused])) == "550 No."
+
+    def test_of_several_refusals_a_temporary_one_wins(self):
+        outcomes = [self.outcome(error=SMTPError(550)), self.outcome(error=SMTPError(450, "Later."))]
+        assert str(server.settle(MailRequest("", "a@b.c", [], RAW), outcomes)) == "450 Later."
+
+    def test_what_no_route_takes_is_refused_for_good_and_what_no_state_takes_for_now(self):
+        @route("d@e.f")
+        def END(message):
+            pass
+
+        assert server.settle(MailRequest("", "a@b.c", [], RAW), [self.outcome()]).code == 451
+        assert server.settle(MailRequest("", "a@b.c", [], RAW), [Outcome("x@y.z")]).code == 550
+
+
+class TestQueueReceiver:
+    def test_routes_with_the_envelope_that_was_queued(self, tmp_path, taken):
+        Queue(tmp_path / "in").push(MailRequest("peer", "a@b.c", ["bcc@test.com"], RAW))
+        QueueReceiver(str(tmp_path / "in")).start(one_shot=True)
+        assert (taken[0].From, taken[0].To, taken[0].original) == ("a@b.c", ["bcc@test.com"], RAW)
+        assert Queue(tmp_path / "in").count() == 0
+
+    def test_what_fails_goes_to_undeliverable_or_stays(self, tmp_path):
+        @route(".+")
+        def START(message):
+            raise SMTPError(550, "No.")
+
+        box = Queue(tmp_path / "in")
+        box.push(RAW)
+        box.push(RAW)
+        QueueReceiver(str(tmp_path / "in")).start(one_shot=True)
+        assert box.count() == 2
+        Router.UNDELIVERABLE_QUEUE = Queue(tmp_path / "undeliverable")
+        QueueReceiver(str(tmp_path / "in")).start(one_shot=True)
+        assert box.count() == 0 and Router.UNDELIVERABLE_QUEUE.count() == 2
+
+    def test_oversized_messages_are_moved(self, tmp_path, taken):
+        Queue(tmp_path / "in").push(RAW)
+        QueueReceiver(str(tmp_path / "in"), size_limit=10, oversize_dir=str(tmp_path / "big")).start(one_shot=True)
+        assert not taken and Queue(tmp_path / "big").count() == 1
+
+    def test_close_makes_start_return(self, tmp_path, taken):
+        one = QueueReceiver(str(tmp_path / "in"), sleep=60)
+        thread = threading.Thread(target=one.start)
+        thread.start()
+        one.close()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+class FreePort(Controller):
+    """aiosmtpd's server on a port that the system chooses."""
+
+    def _trigger_server(self):
+        self.port = self.server.sockets[0].getsockname()[1]
+        super()._trigger_server()
+
+
+class Sink:
+    """The other end of a relay: aiosmtpd with a handler that remembers, on a free port."""
+
+    def __init__(self):
+        self.got = []
+        self.refuse = {}
+        self.controller = FreePort(self, hostname="127.0.0.1", port=0, enable_SMTPUTF8=True)
+
+    async def handle_RCPT(self, server, session, envelope, address, options):
+        if address in self.refuse:
+            return self.refuse[address]
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server, session, envelope):
+        self.got.append((envelope.mail_from, envelope.rcpt_tos, envelope.content, envelope.mail_options))
+        return "250 OK"
+
+    def __enter__(self):
+        self.controller.start()
+        self.port = self.controller.port
+        return self
+
+    def __exit__(self, *error):
+        self.controller.stop()
+
+
+class TestRelay:
+    @pytest.fixture
+    def sink(self):
+        with Sink() as sink:
+            yield sink
+
+    def test_a_request_is_passed_on_byte_for_byte_with_its_envelope(self, sink):
+        raw = RAW + b".dots\r\n..\r\n8-bit \xff\r\n"
+        Relay("127.0.0.1", sink.port).deliver(MailRequest("peer", "bounce@b.c", ["x@y.z"], raw))
+        sender, recipients, content, options = sink.got[0]
+        assert (sender, recipients, content) == ("bounce@b.c", ["x@y.z"], raw)
+        assert "BODY=8BITMIME" in options
+
+    def test_a_handler_relays_the_copy_of_its_recipient(self, sink):
+        relay = Relay("127.0.0.1", sink.port)
+
+        @route(".+")
+        @stateless
+        def START(message):
+            relay.deliver(message)
+
+        Router.deliver(MailRequest("peer", "a@b.c", ["One@y.z", "two@y.z"], RAW))
+        assert sorted(recipients for _, recipients, _, _ in sink.got) == [["One@y.z"], ["two@y.z"]]
+
+    def test_arguments_win_over_the_envelope(self, sink):
+        Relay("127.0.0.1", sink.port).deliver(MailRequest("", "a@b.c", "d@e.f", RAW), To="x@y.z", From="f@g.h")
+        assert sink.got[0][:2] == ("f@g.h", ["x@y.z"])
+
+    def test_a_response_goes_to_all_its_headers_and_hides_bcc(self, sink):
+        message = MailResponse(To="A <a@b.c>, b@b.c", From="Me <me@b.c>", Subject="s", Body="b")
+        message["Cc"] = "c@b.c"
+        message["Bcc"] = "secret@b.c"
+        Relay("127.0.0.1", sink.port).deliver(message)
+        sender, recipients, content, _ = sink.got[0]
+        assert (sender, recipients) == ("me@b.c", ["a@b.c", "b@b.c", "c@b.c", "secret@b.c"])
+        assert b"secret" not in content and b"c@b.c" in content and b"\n" not in content.replace(b"\r\n", b"")
+        assert message["Bcc"] == "secret@b.c"
+
+    def test_send_and_reply(self, sink):
+        relay = Relay("127.0.0.1", sink.port)
+        relay.send("x@y.z", "me@b.c", "Subject", "Body")
+        relay.reply(MailRequest("", "a@b.c", "d@e.f", RAW), "me@b.c", "Re", "Body")
+        assert [got[1] for got in sink.got] == [["x@y.z"], ["a@example.com"]]
+
+    def test_an_address_in_unicode_goes_out_with_smtputf8(self, sink):
+        Relay("127.0.0.1", sink.port).deliver(MailRequest("", "я@b.c", "ю@y.z", RAW))
+        assert sink.got[0][:2] == ("я@b.c", ["ю@y.z"]) and "SMTPUTF8" in sink.got[0][3]
+
+    def test_a_server_that_is_not_there_is_an_error(self):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            with pytest.raises(ConnectionRefusedError):
+                Relay("127.0.0.1", free.getsockname()[1]).deliver(MailRequest("", "a@b.c", "d@e.f", RAW))
+
+    def test_a_recipient_that_is_refused_is_an_error_even_when_others_are_not(self, sink):
+        sink.refuse["no@y.z"] = "550 Not here"
+        with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
+            Relay("127.0.0.1", sink.port).deliver(MailRequest("", "a@b.c", ["yes@y.z", "no@y.z"], RAW))
+        assert set(caught.value.recipients) == {"no@y.z"}
+        assert sink.got[0][1] == ["yes@y.z"]
+
+    def test_a_message_for_nobody_is_an_error(self, sink):
+        with pytest.raises(ValueError, match="no recipient"):
+            Relay("127.0.0.1", sink.port).deliver(MailResponse(From="a@b.c", Subject="s", Body="b"))
+
+    def test_its_name_and_the_host_of_a_local_domain(self):
+        assert repr(Relay("mail.test.com", 26)) == "<Relay to (mail.test.com:26)>"
+        assert Relay(None).resolve_relay_host("user@localhost") == "localhost"
+
+
+def test_undeliverable_message_pushes_when_there_is_a_queue(tmp_path):
+    assert server.undeliverable_message(RAW, "nothing") is None
+    Router.UNDELIVERABLE_QUEUE = Queue(tmp_path / "undeliverable")
+    key = server.undeliverable_message(RAW, "Router failed")
+    assert Router.UNDELIVERABLE_QUEUE.get(key).original == RAW
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (550, "550 Permanent Failure Mail Delivery Protocol Status"),
+        (400, "400 Persistent Transient Failure Other or Undefined Status"),
+        (425, "425 Persistent Transient Failure Mailbox Status"),
+        (999, "999 "),
+    ],
+)
+def test_an_SMTPError_without_a_message_has_the_words_of_rfc_3463(code, text):
+    assert str(server.SMTPError(code)) == text
+    assert str(server.SMTPError(code, "Mine.")) == f"{code} Mine."
