@@ -45,7 +45,7 @@ setup(
         "html-text>=0.6",
         "jinja2>=3.1",
         "nose2>=0.14",
-        "python-daemon>=3.0",
+        "python-daemon>=3.0.1",
         "SQLAlchemy>=2.0.31",
         "uvloop>=0.21; sys_platform != 'win32' and implementation_name == 'cpython'",
     ],
