@@ -254,10 +254,16 @@ def queue_command(
         _refuse(f"there is no queue in {name}")
     mails = Queue(name)
     if pop:
-        _, message = mails.pop()
-        _print_mail(message, f"{name} is empty")
+        with mails.claim() as claim:
+            if claim is None:
+                _refuse(f"{name} is empty or other programs are handling all its mails")
+            _print_mail(claim.message)
+            claim.done()  # and not before it is printed: the reader may be gone
     elif get:
-        _print_mail(mails.get(get), f"there is no mail {get} in {name}")
+        message = mails.get(get)
+        if message is None:
+            _refuse(f"there is no mail {get} in {name}")
+        _print_mail(message)
     elif keys:
         print("".join(f"{key}\n" for key in mails.keys()), end="")
     elif remove:
@@ -271,11 +277,10 @@ def queue_command(
         mails.clear()
 
 
-def _print_mail(message: "MailRequest | None", otherwise: str) -> None:
-    if message is None:
-        _refuse(otherwise)
+def _print_mail(message: "MailRequest") -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(message.as_bytes())
+    sys.stdout.buffer.flush()
 
 
 def restart_command(
@@ -436,7 +441,7 @@ def sendmail_command(
     headers = MailRequest("sendmail", None, None, content)
     recipients = list(TRAILING)
     if t:
-        fields = [headers[name] for name in ("To", "Cc", "Bcc") if headers[name]]
+        fields = [value for name in ("To", "Cc", "Bcc") if (value := headers[name])]
         recipients += [address for _, address in getaddresses(fields) if address]
     if not recipients:
         _refuse("there is no recipient", USAGE)
@@ -511,13 +516,15 @@ def start_command(
     config = utils.real_path("config", chdir, chroot)
     if not os.path.isdir(config):
         _refuse(f"there is no {config}. Go to your project's folder, or make one: lamson gen -project NAME")
-    _start(
-        "Lamson", pid, FORCE, chroot, chdir, uid, gid, umask,
-        lambda: utils.import_settings(True, boot_module=boot), debug,
-    )  # fmt: skip
+
+    def settings() -> Any:
+        return utils.import_settings(True, boot_module=boot)
+
+    _start("Lamson", pid, FORCE, chroot, chdir, uid, gid, umask, settings, debug)
 
 
 def _start(name: str, *options: Any) -> None:
+    """Start a server with the options of `utils.start_server`, and say where it listens."""
     from lamson import utils
 
     *_, debug = options
@@ -709,7 +716,7 @@ def _with_progress(mails: Iterator[Any], total: int) -> Iterator[Any]:
 
 
 def _smtplib_level(debug: int) -> int:
-    return min(debug, 1)  # the higher ones of smtplib's add the time to each line
+    return min(debug, 1)  # the higher levels of smtplib only add the time to each line
 
 
 @contextmanager

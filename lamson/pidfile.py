@@ -117,11 +117,16 @@ class RunningServer:
 
 
 def find_server(pid: str) -> RunningServer | None:
-    """Return the server that holds the pid file `pid`; None when the file is missing or nobody holds it."""
+    """Return the server that holds the pid file `pid`; None when the file is missing or nobody holds it.
+
+    Raises ServerError when the file may not be read.
+    """
     try:
         file = os.open(pid, os.O_RDONLY)
     except FileNotFoundError:
         return None
+    except PermissionError:
+        raise ServerError(f"You may not read {pid}.") from None
     patience = time.monotonic() + 5
     while not _free(file):
         number = os.pread(file, 20, 0).strip()

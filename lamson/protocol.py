@@ -59,13 +59,13 @@ class SMTPProtocol(smtp.SMTP):
 
     def _say_goodbye(self) -> None:
         if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(f"421 4.3.2 {self.hostname} is shutting down\r\n".encode())
-            self.transport.close()
+            self._writer.write(f"421 4.3.2 {self.hostname} is shutting down\r\n".encode())
+            self._writer.close()
 
     def abort(self) -> None:
         """Cut the connection without a word."""
         if self.transport is not None:
-            self.transport.abort()
+            self._writer.transport.abort()
 
     async def handle_exception(self, error: Exception) -> str:
         assert self.session is not None

@@ -113,7 +113,7 @@ class Outcome:
     recipient: str
     handled: bool = False
     queued: bool = False
-    error: Exception | None = None
+    error: BaseException | None = None
 
     @property
     def safe(self) -> bool:
@@ -329,7 +329,7 @@ class RoutingBase:
             outcome.handled = True
         except SMTPError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a handler's sys.exit() is its own end, not that of the server
             if outcome.error is None:
                 outcome.error = error
             if self.LOG_EXCEPTIONS:

@@ -33,7 +33,7 @@ from lamson.routing import Outcome, Router
 try:
     from uvloop import new_event_loop
 except ImportError:  # it does not exist for every system; asyncio's own loop does the same, slower
-    from asyncio import new_event_loop
+    from asyncio import new_event_loop  # type: ignore[assignment]
 
 __all__ = ["QueueReceiver", "Relay", "SMTPError", "SMTPReceiver", "undeliverable_message"]
 
@@ -121,9 +121,11 @@ class SMTPReceiver:
         if self._sockets:
             return
         failure: OSError | None = None
-        for family, kind, proto, _, address in socket.getaddrinfo(
-            self.host or None, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
+        try:
+            found = socket.getaddrinfo(self.host or None, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot listen on {self.host}:{self.port}: {error.strerror}") from error
+        for family, kind, proto, _, address in found:
             try:
                 self._sockets.append(_listen(family, kind, proto, (address[0], self.port, *address[2:])))
             except OSError as error:
@@ -422,7 +424,7 @@ class Relay:
 
     def reply(self, original: MailRequest, From: str, Subject: str, Body: str) -> None:
         """Send a plain text to the sender of `original`. Raises as `deliver` does."""
-        self.send(To=original["from"], From=From, Subject=Subject, Body=Body)
+        self.send(To=original["from"] or "", From=From, Subject=Subject, Body=Body)
 
 
 def _recipients(message: Any, To: str | list[str] | None) -> list[str]:

@@ -200,13 +200,13 @@ def spelling(file_name: str, contents: str, language: str = "en_US") -> bool:
     """
     try:
         import enchant.checker
-    except ImportError:
-        log.warning("spelling of %s is not checked: pip install pyenchant", file_name)
+    except ImportError as missing:  # also when there is PyEnchant, but not the library in C that it needs
+        log.warning("spelling of %s is not checked: pip install pyenchant (%s)", file_name, missing)
         return True
 
     try:
         checker = enchant.checker.SpellChecker(language)
-    except enchant.errors.DictNotFoundError as missing:
+    except enchant.errors.Error as missing:
         raise MisuseError(f"PyEnchant has no dictionary of {language!r}; there are {enchant.list_languages()}.") from (
             missing
         )

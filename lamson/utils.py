@@ -227,8 +227,9 @@ def start_server(
         raise ServerError(f"There is no folder {folder}.")
     user, group = user_and_group(uid, gid)
     pid_file = PidFile(real_path(pid, chdir, chroot))
-    check_for_pid(pid_file.path, force)
-    pid_file.hold()
+    with explained():
+        check_for_pid(pid_file.path, force)
+        pid_file.hold()
 
     if debug:
         with pid_file:
@@ -250,12 +251,15 @@ def start_server(
         return _wait_for(child, reading, pid_file.path)
 
     os.close(reading)
+    detached = False
     try:
         with explained():
             daemonize(pid_file, chdir, chroot, umask, [writing])
+        detached = True
         _serve(settings_loader, pid_file, user, group, lambda where: _report(writing, f"listening {where}"))
     except ServerError as error:
-        log.critical("failed: %s", error, exc_info=error.__cause__)
+        if detached:  # or else it would be on the terminal, where the report is shown anyway
+            log.critical("failed: %s", error, exc_info=error.__cause__)
         pid_file.__exit__()
         _report(writing, f"failed {error}")
         sys.exit(1)
@@ -296,11 +300,6 @@ def _serve(
     from lamson.routing import Router
     from lamson.server import QueueReceiver
 
-    # A signal's handler runs between any two steps of the main thread, so all that it does is to write a byte.
-    waiting, waking = os.pipe()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os.write(waking, b"."))
-
     receiver = _load(settings_loader)
     with explained():
         receiver.bind()
@@ -312,6 +311,12 @@ def _serve(
     queue_dir = getattr(Router.UNDELIVERABLE_QUEUE, "dir", None)
     if queue_dir and not os.access(os.path.join(queue_dir, "new"), os.W_OK | os.X_OK):
         raise ServerError(f"User {os.geteuid()} may not write to {queue_dir}, where undeliverable mail is kept.")
+    # Until here a signal just ends the process; from here on there may be mail in hand. A handler of signals runs
+    # between any two steps of the main thread, so all that it does is to write a byte.
+    waiting, waking = os.pipe()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os.write(waking, b"."))
+
     worker = None
     if isinstance(receiver, QueueReceiver):
         worker = threading.Thread(target=_work, args=(receiver, waking), name="lamson-queue")
@@ -336,8 +341,8 @@ def _serve(
 def _work(receiver: Any, waking: int) -> None:
     try:
         receiver.start()
-    except Exception:
-        log.exception("failed: the receiver ended")
+    except (Exception, SystemExit):  # a thread would end on a handler's sys.exit() without a word
+        log.critical("failed: the receiver has ended, and so does the server", exc_info=True)
     finally:
         os.write(waking, b".")
 
@@ -386,7 +391,7 @@ def explained(what: str = "") -> Iterator[None]:
         if place:
             text = f"{place}: {type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else text}"
         elif isinstance(error, OSError):
-            text = error.strerror or text
+            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or text
         elif not isinstance(error, LamsonError):
             text = f"{type(error).__name__}: {text}"
         raise ServerError(what + text) from error
@@ -398,8 +403,9 @@ def _place(error: BaseException) -> str | None:
     if isinstance(error, SyntaxError):
         places.append((error.filename or "", error.lineno))
     folder = os.path.join(os.getcwd(), "")
-    # A project may have its virtual environment inside.
-    own = [place for place in places if place[0].startswith(folder) and "site-packages" not in place[0]]
+    # Python and Lamson may be installed inside the folder.
+    others = (os.path.dirname(os.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
+    own = [place for place in places if place[0].startswith(folder) and not place[0].startswith(others)]
     return f"{own[-1][0].removeprefix(folder)}:{own[-1][1]}" if own else None
 
 

@@ -96,7 +96,9 @@ def test_the_echo_example_echoes(app):
     try:
         with smtplib.SMTP("127.0.0.1", receiver.port) as client:
             client.sendmail("a@x.org", "any@test.com", b"From: a@x.org\r\nSubject: Hi\r\n\r\nHello, echo.\r\n")
-            client.sendmail("a@x.org", "any@test.com", b"From: a@x.org\r\nAuto-Submitted: auto-replied\r\n\r\nVacation\r\n")
+            client.sendmail(
+                "a@x.org", "any@test.com", b"From: a@x.org\r\nAuto-Submitted: auto-replied\r\n\r\nVacation\r\n"
+            )
             with pytest.raises(smtplib.SMTPRecipientsRefused):
                 client.sendmail("a@x.org", "any@elsewhere.org", b"")
     finally:

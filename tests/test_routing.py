@@ -409,6 +409,14 @@ class TestUndeliverable:
         assert queue.count() == 0
         assert Router.get_state("failing", mail()) == "START"
 
+    def test_a_function_that_exits_fails_like_any_other_and_ends_nothing(self, queue):
+        @route(".+")
+        def START(message):
+            sys.exit(3)
+
+        assert isinstance(Router.deliver_each(mail())[0].error, SystemExit)
+        assert queue.count() == 1
+
     def test_without_ERROR_the_state_stays(self, queue):
         @route(".+")
         def START(message):

@@ -79,6 +79,10 @@ class TestSMTPReceiver:
         socket.create_connection(("127.0.0.1", own.port)).close()
         own.close()
 
+    def test_a_host_that_is_not_known_is_named(self):
+        with pytest.raises(OSError, match="cannot listen on no-such-host.invalid:2525: "):
+            SMTPReceiver("no-such-host.invalid", 2525).bind()
+
     def test_localhost_is_every_address_of_that_name(self, taken):
         one = SMTPReceiver("localhost", 0)
         one.start()

@@ -283,7 +283,7 @@ def enchant(monkeypatch):
     class SpellChecker:
         def __init__(self, language):
             if language != "en_US":
-                raise errors.DictNotFoundError(language)
+                raise errors.DefaultLanguageNotFoundError(language)
 
         def set_text(self, text):
             self.text = text
@@ -292,7 +292,8 @@ def enchant(monkeypatch):
             return (Mistake(word) for word in self.text.split() if word not in ("hello", "world"))
 
     enchant, checker, errors = (types.ModuleType(name) for name in ("enchant", "enchant.checker", "enchant.errors"))
-    errors.DictNotFoundError = type("DictNotFoundError", (Exception,), {})
+    errors.Error = type("Error", (Exception,), {})
+    errors.DefaultLanguageNotFoundError = type("DefaultLanguageNotFoundError", (errors.Error,), {})
     checker.SpellChecker = SpellChecker
     enchant.checker, enchant.errors, enchant.list_languages = checker, errors, lambda: ["en_US"]
     for module in (enchant, checker, errors):

@@ -9,6 +9,7 @@ that one. Somebody who never wrote before is in START.
 """
 
 from config.settings import relay
+
 from lamson.routing import route, route_like, stateless
 
 
