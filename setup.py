@@ -52,7 +52,7 @@ setup(
     extras_require={
         "mako": ["mako>=1.3"],
         "spelling": ["pyenchant>=3.2"],
-        "test": ["hypothesis>=6.100", "mako>=1.3", "pytest>=8.0"],
+        "test": ["dkimpy>=1.1", "hypothesis>=6.100", "mako>=1.3", "pytest>=8.0"],
         "check": ["mypy>=1.10", "ruff>=0.6"],
     },
     entry_points={

@@ -1,4 +1,4 @@
-"""Servers: what brings mail in (`SMTPReceiver`, `QueueReceiver`) and what sends it on (`Relay`).
+"""Servers: what brings mail in, from the wire (`SMTPReceiver`) or from a queue (`QueueReceiver`).
 
     receiver = SMTPReceiver("127.0.0.1", 8823)
     receiver.start()                            # serving when this returns
@@ -7,27 +7,23 @@
 
 A receiver makes a `MailRequest` of each message and gives it to the `Router`. It takes responsibility for a message,
 with the reply 250 or by removing it from its queue, only once each recipient's copy was handled or is on disk.
+
+`Relay`, which sends mail on, is in `lamson.relay` and found here, too.
 """
 
 import asyncio
 import concurrent.futures
-import contextlib
-import email.utils
 import errno
 import logging
-import smtplib
 import socket
 import threading
-from collections.abc import Iterator
 from typing import Any
 
-import dns.exception
-import dns.resolver
-
 from lamson.errors import SMTPError
-from lamson.mail import MailRequest, MailResponse
+from lamson.mail import MailRequest
 from lamson.protocol import SMTPProtocol
 from lamson.queue import Queue
+from lamson.relay import Relay, message_id
 from lamson.routing import Outcome, Router
 
 try:
@@ -42,7 +38,6 @@ log = logging.getLogger(__name__)
 SIZE_LIMIT = 25 * 1024 * 1024  # bytes
 SHUTDOWN_TIME = 30  # seconds that close() gives to handlers
 HANDLER_THREADS = 32
-RELAY_TIMEOUT = 60  # seconds that a relay may keep silent
 
 
 def undeliverable_message(raw: Any, failure_type: str) -> str | None:
@@ -52,14 +47,6 @@ def undeliverable_message(raw: Any, failure_type: str) -> str | None:
     key = Router.UNDELIVERABLE_QUEUE.push(raw)
     log.warning("undeliverable: %s, kept as %s", failure_type, key)
     return key
-
-
-def _id(message: Any) -> str:
-    """How the log names a message."""
-    return str(message["Message-ID"] or "a message without Message-ID")
-
-
-# --- receiving ---------------------------------------------------------------------------------------------------
 
 
 def settle(message: MailRequest, outcomes: list[Outcome]) -> SMTPError | None:
@@ -228,14 +215,14 @@ class SMTPReceiver:
         """Route one message. Returns None when it was taken, or else the reply line that refuses it."""
         try:
             message = MailRequest(Peer, From, To, Data)
-            log.info("received: %s from <%s> to %s at %s", _id(message), From, To, Peer)
+            log.info("received: %s from <%s> to %s at %s", message_id(message), From, To, Peer)
             refusal = settle(message, Router.deliver_each(message))
         except Exception:
             log.exception("failed: a message from <%s> to %s at %s", From, To, Peer)
             refusal = SMTPError(451, "4.3.0 The message could not be handled, try again later")
         if refusal is None:
             return None
-        log.info("refused: %s from <%s> to %s: %s", _id(message), From, To, refusal)
+        log.info("refused: %s from <%s> to %s: %s", message_id(message), From, To, refusal)
         return _reply_lines(refusal)
 
 
@@ -298,7 +285,7 @@ class QueueReceiver:
     def process_message(self, msg: MailRequest) -> str | None:
         """Route one message. Returns None when the queue may forget it, or else the reason why it may not."""
         try:
-            log.info("received: %s from <%s> to %s", _id(msg), msg.route_from, sorted(msg.route_to))
+            log.info("received: %s from <%s> to %s", message_id(msg), msg.route_from, sorted(msg.route_to))
             outcomes = Router.deliver_each(msg)
             unsafe = [outcome for outcome in outcomes if not outcome.safe and not Router.keep(msg, outcome)]
             reason = str(_reply_for(unsafe[0])) if unsafe else None
@@ -312,147 +299,3 @@ class QueueReceiver:
     def close(self) -> None:
         """Make `start` return after the message in hand. May be called from any thread."""
         self._closing.set()
-
-
-# --- sending -----------------------------------------------------------------------------------------------------
-
-
-class Relay:
-    """Sends mail on to another server: a smart host, or the domain's own when `host` is None.
-
-    `ssl` speaks TLS from the first byte, `starttls` asks for it; `username` and `password` log in. `debug` 1 prints the
-    conversation to stderr.
-    """
-
-    def __init__(
-        self,
-        host: str | None = "127.0.0.1",
-        port: int = 25,
-        username: str | None = None,
-        password: str | None = None,
-        ssl: bool = False,
-        starttls: bool = False,
-        debug: int = 0,
-    ):
-        self.hostname = host
-        self.port = port
-        self.username = username
-        self.password = password
-        self.ssl = ssl
-        self.starttls = starttls
-        self.debug = debug
-
-    def __repr__(self) -> str:
-        return f"<Relay to ({self.hostname}:{self.port})>"
-
-    def deliver(self, message: Any, To: str | list[str] | None = None, From: str | None = None) -> None:
-        """Send a MailRequest, MailResponse or `email.message.Message`. Returns when the other server has taken it.
-
-        Without `To` a request goes to the recipient it is being handled for, or to those of its envelope, and anything
-        else to its To, Cc and Bcc headers. Without `From` the sender is that of the envelope or the From header.
-        Raises `smtplib.SMTPException` (the server refused; SMTPRecipientsRefused names those it did not take) or
-        OSError (it could not be reached).
-        """
-        recipients = _recipients(message, To)
-        sender = _sender(message, From)
-        if not recipients:
-            raise ValueError("The message has no recipient: give To, or a message with a To header.")
-        content = _without_bcc(message).as_bytes()
-        if self.hostname:
-            self._send(self.hostname, sender, recipients, content)
-        else:
-            for recipient in recipients:
-                self._send(self.resolve_relay_host(recipient), sender, [recipient], content)
-        log.info("relayed: %s from <%s> to %s", _id(message), sender, recipients)
-
-    def _send(self, host: str, sender: str, recipients: list[str], content: bytes) -> None:
-        with self._connect(host) as connection:
-            options = []
-            if not content.isascii() and connection.has_extn("8bitmime"):
-                options.append("BODY=8BITMIME")
-            if not all(map(str.isascii, [sender, *recipients])):
-                options.append("SMTPUTF8")
-            refused = connection.sendmail(sender, recipients, _crlf(content), options)
-        if refused:
-            raise smtplib.SMTPRecipientsRefused(refused)
-
-    @contextlib.contextmanager
-    def _connect(self, host: str) -> Iterator[smtplib.SMTP]:
-        kind = smtplib.SMTP_SSL if self.ssl else smtplib.SMTP
-        connection = kind(timeout=RELAY_TIMEOUT)
-        connection.set_debuglevel(self.debug)
-        try:
-            connection._host = host  # type: ignore[attr-defined]  # connect() does not set the name that TLS checks
-            code, text = connection.connect(host, self.port)
-            if code != 220:
-                raise smtplib.SMTPConnectError(code, text)
-            connection.ehlo_or_helo_if_needed()
-            if self.starttls:
-                connection.starttls()
-                connection.ehlo()
-            if self.username:
-                connection.login(self.username, self.password or "")
-            yield connection
-            # The message is taken: a server that is gone before QUIT changes nothing about that.
-            with contextlib.suppress(smtplib.SMTPException, OSError):
-                connection.quit()
-        finally:
-            connection.close()
-
-    def resolve_relay_host(self, To: str) -> str:
-        """Return the host that takes mail for the address `To` (RFC 5321 section 5.1): its best MX, or its domain.
-
-        Raises OSError when the name service cannot be asked, or says that the domain takes no mail (RFC 7505).
-        """
-        domain = email.utils.parseaddr(To)[1].rpartition("@")[2]
-        if domain.lower() == "localhost":  # RFC 6761: never asked for in the name service
-            return domain
-        try:
-            answer = dns.resolver.resolve(domain, "MX")
-        except (dns.resolver.NoAnswer, dns.resolver.NXDOMAIN):
-            return domain
-        except dns.exception.DNSException as error:
-            raise OSError(f"cannot find out which host takes mail for {domain}: {error}") from error
-        best = min(answer, key=lambda record: record.preference).exchange.to_text(omit_final_dot=True)
-        if best in ("", "."):
-            raise OSError(f"{domain} takes no mail")
-        return best
-
-    def send(self, To: str, From: str, Subject: str, Body: str) -> None:
-        """Send a plain text. Raises as `deliver` does."""
-        self.deliver(MailResponse(To=To, From=From, Subject=Subject, Body=Body))
-
-    def reply(self, original: MailRequest, From: str, Subject: str, Body: str) -> None:
-        """Send a plain text to the sender of `original`. Raises as `deliver` does."""
-        self.send(To=original["from"] or "", From=From, Subject=Subject, Body=Body)
-
-
-def _recipients(message: Any, To: str | list[str] | None) -> list[str]:
-    if To is None and isinstance(message, MailRequest):
-        To = message.envelope[1]
-        if To and message.recipient:
-            # A handler runs once for each recipient, so what it relays is this recipient's copy.
-            To = [address for address in To if address.lower() == message.recipient] or [message.recipient]
-    if To is None:
-        To = [message[name] for name in ("To", "Cc", "Bcc") if message[name]]
-    headers = [To] if isinstance(To, str) else To
-    return list(dict.fromkeys(address for _, address in email.utils.getaddresses(map(str, headers)) if address))
-
-
-def _sender(message: Any, From: str | None) -> str:
-    if From is None and isinstance(message, MailRequest):
-        From = message.envelope[0]
-    return email.utils.parseaddr(str(message["From"] or "") if From is None else From)[1]
-
-
-def _without_bcc(message: Any) -> Any:
-    if isinstance(message, MailRequest) or not message["Bcc"]:
-        return message
-    message = message.to_message() if isinstance(message, MailResponse) else message
-    del message["Bcc"]
-    return message
-
-
-def _crlf(content: bytes) -> bytes:
-    """Text with the line ends of files gets those of the wire; one that has CRLF already stays as it is."""
-    return content if b"\r\n" in content else content.replace(b"\n", b"\r\n")

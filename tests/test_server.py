@@ -1,18 +1,17 @@
-"""Receivers and the relay over real sockets and real Maildirs."""
+"""Receivers over real sockets and real Maildirs."""
 
 import smtplib
 import socket
 import threading
 
 import pytest
-from aiosmtpd.controller import Controller
 
 from lamson import server
 from lamson.errors import SMTPError
-from lamson.mail import MailRequest, MailResponse
+from lamson.mail import MailRequest
 from lamson.queue import Queue
 from lamson.routing import Outcome, Router, route, stateless
-from lamson.server import QueueReceiver, Relay, SMTPReceiver
+from lamson.server import QueueReceiver, SMTPReceiver
 
 RAW = b"From: a@example.com\r\nTo: list@test.com\r\nSubject: hi\r\nMessage-ID: <1@example.com>\r\n\r\nHello\r\n"
 
@@ -282,111 +281,6 @@ class TestQueueReceiver:
         one.close()
         thread.join(30)
         assert not thread.is_alive()
-
-
-class FreePort(Controller):
-    """aiosmtpd's server on a port that the system chooses."""
-
-    def _trigger_server(self):
-        self.port = self.server.sockets[0].getsockname()[1]
-        super()._trigger_server()
-
-
-class Sink:
-    """The other end of a relay: aiosmtpd with a handler that remembers, on a free port."""
-
-    def __init__(self):
-        self.got = []
-        self.refuse = {}
-        self.controller = FreePort(self, hostname="127.0.0.1", port=0, enable_SMTPUTF8=True)
-
-    async def handle_RCPT(self, server, session, envelope, address, options):
-        if address in self.refuse:
-            return self.refuse[address]
-        envelope.rcpt_tos.append(address)
-        return "250 OK"
-
-    async def handle_DATA(self, server, session, envelope):
-        self.got.append((envelope.mail_from, envelope.rcpt_tos, envelope.content, envelope.mail_options))
-        return "250 OK"
-
-    def __enter__(self):
-        self.controller.start()
-        self.port = self.controller.port
-        return self
-
-    def __exit__(self, *error):
-        self.controller.stop()
-
-
-class TestRelay:
-    @pytest.fixture
-    def sink(self):
-        with Sink() as sink:
-            yield sink
-
-    def test_a_request_is_passed_on_byte_for_byte_with_its_envelope(self, sink):
-        raw = RAW + b".dots\r\n..\r\n8-bit \xff\r\n"
-        Relay("127.0.0.1", sink.port).deliver(MailRequest("peer", "bounce@b.c", ["x@y.z"], raw))
-        sender, recipients, content, options = sink.got[0]
-        assert (sender, recipients, content) == ("bounce@b.c", ["x@y.z"], raw)
-        assert "BODY=8BITMIME" in options
-
-    def test_a_handler_relays_the_copy_of_its_recipient(self, sink):
-        relay = Relay("127.0.0.1", sink.port)
-
-        @route(".+")
-        @stateless
-        def START(message):
-            relay.deliver(message)
-
-        Router.deliver(MailRequest("peer", "a@b.c", ["One@y.z", "two@y.z"], RAW))
-        assert sorted(recipients for _, recipients, _, _ in sink.got) == [["One@y.z"], ["two@y.z"]]
-
-    def test_arguments_win_over_the_envelope(self, sink):
-        Relay("127.0.0.1", sink.port).deliver(MailRequest("", "a@b.c", "d@e.f", RAW), To="x@y.z", From="f@g.h")
-        assert sink.got[0][:2] == ("f@g.h", ["x@y.z"])
-
-    def test_a_response_goes_to_all_its_headers_and_hides_bcc(self, sink):
-        message = MailResponse(To="A <a@b.c>, b@b.c", From="Me <me@b.c>", Subject="s", Body="b")
-        message["Cc"] = "c@b.c"
-        message["Bcc"] = "secret@b.c"
-        Relay("127.0.0.1", sink.port).deliver(message)
-        sender, recipients, content, _ = sink.got[0]
-        assert (sender, recipients) == ("me@b.c", ["a@b.c", "b@b.c", "c@b.c", "secret@b.c"])
-        assert b"secret" not in content and b"c@b.c" in content and b"\n" not in content.replace(b"\r\n", b"")
-        assert message["Bcc"] == "secret@b.c"
-
-    def test_send_and_reply(self, sink):
-        relay = Relay("127.0.0.1", sink.port)
-        relay.send("x@y.z", "me@b.c", "Subject", "Body")
-        relay.reply(MailRequest("", "a@b.c", "d@e.f", RAW), "me@b.c", "Re", "Body")
-        assert [got[1] for got in sink.got] == [["x@y.z"], ["a@example.com"]]
-
-    def test_an_address_in_unicode_goes_out_with_smtputf8(self, sink):
-        Relay("127.0.0.1", sink.port).deliver(MailRequest("", "я@b.c", "ю@y.z", RAW))
-        assert sink.got[0][:2] == ("я@b.c", ["ю@y.z"]) and "SMTPUTF8" in sink.got[0][3]
-
-    def test_a_server_that_is_not_there_is_an_error(self):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            with pytest.raises(ConnectionRefusedError):
-                Relay("127.0.0.1", free.getsockname()[1]).deliver(MailRequest("", "a@b.c", "d@e.f", RAW))
-
-    def test_a_recipient_that_is_refused_is_an_error_even_when_others_are_not(self, sink):
-        sink.refuse["no@y.z"] = "550 Not here"
-        with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
-            Relay("127.0.0.1", sink.port).deliver(MailRequest("", "a@b.c", ["yes@y.z", "no@y.z"], RAW))
-        assert set(caught.value.recipients) == {"no@y.z"}
-        assert sink.got[0][1] == ["yes@y.z"]
-
-    def test_a_message_for_nobody_is_an_error(self, sink):
-        with pytest.raises(ValueError, match="no recipient"):
-            Relay("127.0.0.1", sink.port).deliver(MailResponse(From="a@b.c", Subject="s", Body="b"))
-
-    def test_its_name_and_the_host_of_a_local_domain(self):
-        assert repr(Relay("mail.test.com", 26)) == "<Relay to (mail.test.com:26)>"
-        assert Relay(None).resolve_relay_host("user@localhost") == "localhost"
 
 
 def test_undeliverable_message_pushes_when_there_is_a_queue(tmp_path):
