@@ -10,7 +10,7 @@ Nothing raises: what has no address in it gives none. Names come out as they wen
 
 import re
 
-from lamson.headers import ADDRESS_PIECES
+from lamson.headers import ADDRESS_PIECES, unquote
 
 _BARE = re.compile(r'[^\s<>()\[\],;:"\\@]+@[^\s<>()\[\],;:"\\@]+')
 
@@ -71,5 +71,4 @@ def _mailboxes(phrase: list[str], comments: list[str], route: str | None) -> lis
 
 
 def _name(phrase: list[str], comments: list[str]) -> str:
-    pieces = [re.sub(r"\\(.)", r"\1", piece.strip('"')) if piece.startswith('"') else piece for piece in phrase]
-    return " ".join("".join(pieces).split()) or "".join(comments).strip()
+    return " ".join("".join(map(unquote, phrase)).split()) or "".join(comments).strip()

@@ -73,8 +73,10 @@ NOT_CHARSETS = {"idna", "punycode", "raw_unicode_escape", "unicode_escape", "und
 # Other codecs may give halves of surrogate pairs, which are no characters.
 _NO_SURROGATES = {"ascii", "utf-8", "iso8859-1", "cp1252"}
 
+_ASCII = bytes(range(32, 127)).replace(b"\\", b"").replace(b"~", b"")  # Shift JIS has others for these two
+
 # Detection reads at most this much (bytes) of what is not ASCII; more makes it slower and hardly more certain.
-DETECTION_SAMPLE = 8192
+DETECTION_SAMPLE = 2048
 
 
 @functools.lru_cache(maxsize=1)
@@ -157,8 +159,17 @@ def detect_charset(data: bytes) -> str | None:
             size += len(line)
             if size >= DETECTION_SAMPLE:
                 break
-    found = chardet.detect(b"\n".join(telling)[:DETECTION_SAMPLE])["encoding"]
-    return find_codec(found) if found else None
+    return _detected(b"\n".join(telling)[:DETECTION_SAMPLE])
+
+
+@functools.lru_cache(maxsize=64)
+def _detected(sample: bytes) -> str | None:
+    """Detection takes milliseconds, and the same text is often read twice: to be looked at, and to be written."""
+    found = chardet.detect(sample)["encoding"]
+    codec = find_codec(found) if found else None
+    # Whatever it looks like, mail is not sent in EBCDIC.
+    is_plausible = codec is not None and (codec.startswith("utf") or _decoded(_ASCII, codec) == _ASCII.decode("ascii"))
+    return codec if is_plausible else None
 
 
 def _guesses(data: bytes, codec: str | None, detect: bool):

@@ -34,7 +34,7 @@ from lamson.defects import Defect
 from lamson.errors import EncodingError
 from lamson.fields import CONTENT_KEYS, Headers, normalize_header
 from lamson.headers import HeaderError
-from lamson.mime import MailBase
+from lamson.mime import MAX_DEPTH, MailBase
 
 __all__ = [
     "CONTENT_ENCODING_KEYS", "CONTENT_ENCODING_REMOVED_PARAMS", "VALUE_IS_EMAIL_ADDRESS", "Defect", "EncodingError",
@@ -109,9 +109,24 @@ def from_message(message: Message) -> MailBase:
 
 
 def to_message(mail: MailBase) -> MIMEPart:
-    """The canonical form of `mail` as Python's `email.message`."""
-    parser = email.parser.Parser(_class=MIMEPart)  # type: ignore[arg-type]
-    return parser.parsestr(mail.as_string())  # type: ignore[return-value]
+    """The canonical form of `mail` as Python's `email.message`. When parts lie so deep in parts that its recursion
+    could fail, the payload is the text they are in."""
+    text = mail.as_string()
+    try:
+        message = email.parser.Parser(_class=MIMEPart).parsestr(text)  # type: ignore[arg-type]
+        if _depth(message) <= 2 * MAX_DEPTH:
+            return message  # type: ignore[return-value]
+    except RecursionError:
+        pass  # deeper still
+    return email.parser.HeaderParser(_class=MIMEPart).parsestr(text)  # type: ignore[arg-type,return-value]
+
+
+def _depth(message: Message) -> int:
+    depth = 0
+    level = [message]
+    while level := [part for each in level if each.is_multipart() for part in each.get_payload()]:  # type: ignore[misc]
+        depth += 1
+    return depth
 
 
 def to_bytes(data: str | bytes) -> bytes:

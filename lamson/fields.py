@@ -17,13 +17,12 @@ them.
 
 import functools
 import re
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from lamson.defects import Defects, Note
 from lamson.headers import (
     ADDRESS_HEADERS,
-    HeaderError,
     check_name,
     check_value,
     decode_bytes,
@@ -34,8 +33,12 @@ from lamson.headers import (
 
 CONTENT_KEYS = frozenset({"Content-Type", "Content-Transfer-Encoding", "Content-Disposition", "Mime-Version"})
 
-# A header: a name, which obsolete syntax lets spaces follow (RFC 5322 section 4.5.3), and lines that go on with space.
-_FIELD = re.compile(r"^(([!-9;-~]++)[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)(?:\n|\Z))", re.M)
+# What they say: ``{"Content-Type": ("text/plain", {"charset": "utf-8"}), ...}``.
+ContentEncoding = dict[str, tuple[str | None, dict[str, str]]]
+
+# A header: a name that fits on a line, which obsolete syntax lets spaces follow (RFC 5322 section 4.5.3), and lines
+# that go on with space.
+_FIELD = re.compile(r"^(([!-9;-~]{1,900}+)[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)(?:\n|\Z))", re.M)
 # One that is as canonical as we would write it ourselves.
 _CANONICAL = re.compile(r"[!-9;-~]++:(?:(?=[^\n]*[!-~])[\t -~]{1,78}\r?\n)++")
 
@@ -56,6 +59,11 @@ def header_text(name: str, value: Any) -> str:
     elif isinstance(value, list | tuple | set | frozenset):
         value = ", ".join(header_text(name, each) for each in value)
     return check_value(name, str(value))
+
+
+def copy_encoding(encoding: ContentEncoding) -> ContentEncoding:
+    """`encoding` with dictionaries of its own, to be changed."""
+    return {key: (value, dict(parameters)) for key, (value, parameters) in encoding.items()}
 
 
 class Field:
@@ -85,35 +93,37 @@ class Headers(dict[str, Any]):
 
     @classmethod
     def parse(cls, block: str, defects: Defects, where: str) -> tuple["Headers", int]:
-        """The headers in `block`, Latin-1 for bytes, and how much of it was headers: something that is none ends them."""
+        """The headers in `block`, which is bytes as Latin-1, and how much of it they are: what is none ends them."""
         headers = cls()
         headers._defects = defects
         headers._where = where
-        found = _FIELD.findall(block)
-        if sum([len(field[0]) for field in found]) != len(block):
-            found = headers._find_slowly(block)
         size = 0
+        if block.startswith(("From ", ">From ")):
+            # The line an mbox starts a message with.
+            size = block.find("\n") + 1 or len(block)
+            headers._append(Field("", block[:size], None), "")
+        found = _FIELD.findall(block, size)
+        if sum([len(field[0]) for field in found]) != len(block) - size:
+            found = headers._find_slowly(block, size)
         for raw, name, value in found:
             size += len(raw)
             headers._append(Field(name, raw, None), value)
         return headers, size
 
-    def _find_slowly(self, block: str) -> list[tuple[str, str, str]]:
+    def _find_slowly(self, block: str, position: int) -> list[tuple[str, str, str]]:
         """The fields of a block that has other things in it, which become fields without a name."""
-        found = []
-        position = 0
+        found: list[tuple[str, str, str]] = []
         while position < len(block):
             field = _FIELD.match(block, position)
             if field is not None:
-                found.append(field.groups())
+                found.append((field[1], field[2], field[3]))
             else:
                 end = block.find("\n", position) + 1 or len(block)
                 line = block[position:end]
                 if line[0] not in " \t:" and not line.startswith(("From ", ">From ")):
                     self._note("")("no empty line between header and body")
                     break
-                if position or line[0] in " \t:":
-                    self._note("")("line without a header's name")
+                self._note("")("line without a header's name")
                 found.append((line, "", ""))
             position += len(found[-1][0])
         return found
@@ -168,14 +178,25 @@ class Headers(dict[str, Any]):
         return default if fields is None else self._text(fields[0])
 
     # Those of dict would hand out the fields.
-    items = MutableMapping.items
-    values = MutableMapping.values
-    pop = MutableMapping.pop
+    items = MutableMapping.items  # type: ignore[assignment]
+    values = MutableMapping.values  # type: ignore[assignment]
     popitem = MutableMapping.popitem
     update = MutableMapping.update
     setdefault = MutableMapping.setdefault
     __eq__ = Mapping.__eq__
     __hash__ = None  # type: ignore[assignment]
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """Removes a header and returns its value, of a repeated one the first; `default` when it is not there."""
+        if name not in self and default:
+            return default[0]
+        value = self[name]
+        del self[name]
+        return value
+
+    def copy(self) -> dict[str, str]:  # type: ignore[override]
+        """The headers as a plain dictionary, of repeated ones the first."""
+        return dict(self.items())
 
     def clear(self) -> None:
         for name in list(self):
@@ -277,6 +298,3 @@ def _restore(cls: type[Headers], fields: list, changed: bool, defects: Defects |
     for field in fields:
         headers._append(Field(*field), "")
     return headers
-
-
-__all__ = ["CONTENT_KEYS", "Field", "HeaderError", "Headers", "ItemsView", "ValuesView", "header_text", "normalize_header"]

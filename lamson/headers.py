@@ -34,11 +34,13 @@ ADDRESS_HEADERS = frozenset(
 FOLD_AT = 78
 MAX_WORD = 75
 
-# An encoded word may have spaces and a few question marks where it should not. The bounds keep a header made of
-# nothing but beginnings of words from being searched over and over.
-_WORD = re.compile(r"=\?([^?\s]{0,64})\?([bBqQ])\?([^?]*(?:\?(?!=)[^?\s]*){0,8})\?=")
+# An encoded word may have spaces and a few question marks where it should not, but not the beginning of another one:
+# a header made of nothing but beginnings is not to be searched to its end from each of them.
+_WORD = re.compile(
+    r"=\?([^?\s]{0,64})\?([bBqQ])\?((?:[^?=]|=(?!\?(?!=)))*+(?:\?(?!=)(?:[^?=\s]|=(?!\?(?!=)))*+){0,8})\?="
+)
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _NEEDS_WORDS = re.compile(r"[^\t -~]|=\?")
-_FOLDS = re.compile(r"\r*\n")
 # What may stand unescaped in an encoded word anywhere, RFC 2047 section 5.3.
 _Q_SAFE = frozenset((string.ascii_letters + string.digits + "!*+-/").encode())
 _Q = [chr(code) if code in _Q_SAFE else "_" if code == 32 else f"={code:02X}" for code in range(256)]
@@ -52,7 +54,7 @@ _QUOTED = re.compile(r'"((?:[^"\\]++|\\.)*+)', re.S)
 _ESCAPED = re.compile(r'\\(["\\])')
 _TOKEN = re.compile(r"[A-Za-z0-9!#$&+.^_`{|}~-]+")
 _TYPE = re.compile(r"[A-Za-z0-9!#$&+.^_`{|}~-]+/[A-Za-z0-9!#$&+.^_`{|}~-]+")
-_CONTINUATION = re.compile(r"([^*]+)\*(?:(\d{1,4})(\*)?)?")
+_CONTINUATION = re.compile(r"([^*]+)\*(?:(\d{1,9})(\*)?)?")
 # RFC 2231 section 7, attribute-char.
 _PERCENT_SAFE = frozenset((string.ascii_letters + string.digits + "!#$&+-.^_`{|}~").encode())
 
@@ -67,7 +69,7 @@ class HeaderError(MisuseError, ValueError):
 def unfold(value: str) -> str:
     """A header's value as one line (RFC 5322 section 2.2.3); a lone carriage return becomes a space."""
     if "\n" in value:
-        value = _FOLDS.sub("", value)
+        value = value.replace("\r\n", "").replace("\n", "")
     if "\r" in value:
         value = value.rstrip("\r").replace("\r", " ")
     return value.strip(" \t")
@@ -80,7 +82,7 @@ def decode_bytes(value: bytes, note: Note = NO_NOTE) -> str:
     except UnicodeDecodeError:
         text, complaint = charsets.decode(value, None, note.detect)
         note(complaint or "8-bit header")
-        return text
+        return _one_line(text)
 
 
 def decode_words(value: str, note: Note = NO_NOTE, phrase: bool = False) -> str:
@@ -141,8 +143,12 @@ def _join_words(words: list[tuple[str, bytes]], note: Note) -> str:
     joined = "".join(texts)
     if "\n" in joined or "\r" in joined:
         note("line break in an encoded word")
-        joined = joined.replace("\r\n", " ").replace("\n", " ").replace("\r", " ")
-    return joined
+    return _one_line(joined)
+
+
+def _one_line(text: str) -> str:
+    """`text` with spaces for line breaks, which somebody may have hidden in it."""
+    return text.replace("\r\n", " ").replace("\n", " ").replace("\r", " ")
 
 
 def _phrase(text: str, quotes: int) -> str:
@@ -182,7 +188,7 @@ def parse_parameters(text: str, note: Note = NO_NOTE) -> tuple[str, dict[str, st
         name = name.strip().lower()
         if not equals or not name.isascii():
             continue
-        content = _unquote(content.strip())
+        content = unquote(content.strip())
         continued = _CONTINUATION.fullmatch(name)
         if continued is not None and _TOKEN.fullmatch(continued[1]):
             index, encoded = int(continued[2] or 0), continued[2] is None or continued[3] is not None
@@ -195,7 +201,8 @@ def parse_parameters(text: str, note: Note = NO_NOTE) -> tuple[str, dict[str, st
     return value.strip().lower(), parameters
 
 
-def _unquote(content: str) -> str:
+def unquote(content: str) -> str:
+    """`content` without the quotes around it, if there are any."""
     if not content.startswith('"'):
         return content
     content = _QUOTED.match(content)[1]  # type: ignore[index]
@@ -206,8 +213,8 @@ def _unquote(content: str) -> str:
 def _join_pieces(numbered: dict[int, tuple[bool, str]], note: Note) -> str:
     """The value of a parameter in RFC 2231 form: ``utf-8'en'caf%C3%A9``, perhaps in several pieces."""
     charset = None
-    data = []
-    for index, (encoded, content) in sorted(numbered.items()):
+    data: list[bytes] = []
+    for _, (encoded, content) in sorted(numbered.items()):
         if encoded and not data and content.count("'") >= 2:
             charset, _, content = content.split("'", 2)
         data.append(unquote_to_bytes(content) if encoded else content.encode("utf-8", "surrogateescape"))
@@ -221,8 +228,7 @@ def _join_pieces(numbered: dict[int, tuple[bool, str]], note: Note) -> str:
 def _clean(content: str, note: Note) -> str:
     if "\n" in content or "\r" in content:
         note("line break in a parameter")
-        content = content.replace("\r\n", " ").replace("\n", " ").replace("\r", " ")
-    return content
+    return _one_line(content)
 
 
 # Out
@@ -312,10 +318,14 @@ def encode_addresses(text: str, room: int = MAX_WORD) -> str:
             inner = joined.strip(" \t")
             lead = joined[: len(joined) - len(joined.lstrip(" \t"))]
             trail = joined[len(joined.rstrip(" \t")) :]
-            name = "".join(_unquote(piece) if piece.startswith('"') else piece for piece in phrase).strip(" \t")
+            name = "".join(unquote(piece) if piece.startswith('"') else piece for piece in phrase).strip(" \t")
             encoded.append(lead + _encode_run(name, MAX_WORD if encoded or lead else room) + trail if inner else joined)
         phrase.clear()
 
+    addresses = (piece for piece in ADDRESS_PIECES.findall(text) if "@" in piece and piece[0] not in '("')
+    if "=?" not in text and not all(piece.isascii() for piece in addresses):
+        # An address that is not ASCII needs UTF-8 headers (RFC 6532), which then do for the names as well.
+        return text
     for piece in ADDRESS_PIECES.findall(text):
         if piece[0] in "<,;:":
             end_phrase(piece[0] == "<")
@@ -338,13 +348,17 @@ def format_header(name: str, value: str) -> str:
     check_name(name)
     check_value(name, value)
     value = value.strip(" \t")
-    encode = encode_addresses if name.title() in ADDRESS_HEADERS else encode_words
+    is_addresses = name.title() in ADDRESS_HEADERS
     room = FOLD_AT - len(name) - 2
-    folded = fold(f"{name}: {encode(value, room)}")
-    if folded is None:
-        # A run without a space longer than a line may be: only encoded words can be cut.
-        folded = fold(f"{name}: {_encode_run(value, room)}")
-    return folded or f"{name}: {_encode_run(value, room)}\n"
+    encoded = encode_addresses(value, room) if is_addresses else encode_words(value, room)
+    # Some programs take more characters for line ends than mail does, so none of them goes out in an address either.
+    folded = fold(f"{name}: {encoded}") if not _CONTROLS.search(encoded) else ""
+    if folded is None and is_addresses:
+        # Lists of addresses may be folded at their commas.
+        pieces = ADDRESS_PIECES.findall(encoded)
+        folded = fold(f"{name}: " + "".join(piece + " " if piece == "," else piece for piece in pieces))
+    # A run without a space longer than a line may be: only encoded words can be cut.
+    return folded or fold(f"{name}: {_encode_run(value, room)}") or ""
 
 
 def fold(line: str) -> str | None:
@@ -363,7 +377,7 @@ def fold(line: str) -> str | None:
         pieces.append(token)
         length += len(token)
     lines.append("".join(pieces))
-    if any(len(each) > transfer.MAX_LINE // 4 and len(each.encode("utf-8", "surrogatepass")) > transfer.MAX_LINE for each in lines):
+    if any(len(each.encode("utf-8", "surrogatepass")) > transfer.MAX_LINE for each in lines):
         return None
     return "\n".join(lines) + "\n"
 

@@ -19,17 +19,22 @@ A `MailResponse` is made of a plain body, an HTML body, both, and attachments, a
 """
 
 import email.utils
+import functools
 import mimetypes
 import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator
 from email.message import Message
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lamson import addresses, encoding
 from lamson.encoding import MailBase
 from lamson.errors import MisuseError
+from lamson.fields import copy_encoding
+
+if TYPE_CHECKING:
+    from lamson.bounce import BounceAnalyzer
 
 # The header that recipients are taken from when there is no envelope. Mail that another server delivered into a
 # maildir has them in 'Delivered-To'.
@@ -39,6 +44,7 @@ ROUTABLE_TO_HEADER = "to"
 MAX_REFERENCES = 30
 
 _REPLY_PREFIX = re.compile(r"(?:re|aw|sv|antw|vs)(?:\[\d+\])?\s*:", re.I)
+_DOMAIN = re.compile(r"[a-z0-9.-]+")
 _MESSAGE_ID = re.compile(r"<[^<>\s]+>")
 
 
@@ -50,41 +56,10 @@ class Attachment(NamedTuple):
     data: bytes
 
 
-class MailRequest:
-    """A message that came in.
+class _WithHeaders:
+    """Both kinds of message are used as a dictionary of the headers in their `base`."""
 
-    `Peer` is whoever delivered it, `From` and `To` are the envelope's sender and recipient (one, or a list), or None
-    to take them from the headers; an empty `From` is the sender of bounces, ``<>``. `Data` is the message, bytes or
-    text, and stays as `original`. None of it has to make sense: a request never raises for what a stranger sent.
-    """
-
-    def __init__(self, Peer: Any, From: str | None, To: str | list[str] | None, Data: str | bytes):
-        self.Peer = Peer
-        self.original = Data
-        self._from = From
-        self._to = To
-        self._base: MailBase | None = None
-        # The address that the Router is running handlers for at the moment, bare and in lower case.
-        self.recipient: str | None = None
-
-    @property
-    def envelope(self) -> tuple[str | None, list[str] | None]:
-        """The sender and the recipients of the envelope, as they were given; None for what was not."""
-        return self._from, [self._to] if isinstance(self._to, str) else self._to and list(self._to)
-
-    # Headers
-
-    @property
-    def base(self) -> MailBase:
-        """The message as `lamson.encoding.MailBase`. It has From and To, if need be those of the envelope."""
-        if self._base is None:
-            base = self._base = encoding.from_string(self.original or b"")
-            if self._from is not None and "From" not in base.headers:
-                base.headers.fill("From", self._from)
-            if self._to is not None and "To" not in base.headers and ROUTABLE_TO_HEADER not in base.headers:
-                recipients = self._to if isinstance(self._to, str) else ", ".join(map(str, self._to))
-                base.headers.fill(encoding.normalize_header(ROUTABLE_TO_HEADER), recipients)
-        return self._base
+    base: MailBase
 
     @property
     def msg(self) -> MailBase:
@@ -112,7 +87,7 @@ class MailRequest:
         return self.base.keys()
 
     def items(self) -> list[tuple[str, str]]:
-        """Every header and its value, in the order of the message."""
+        """Every header and its value, repeated ones each time, in the order of the message."""
         return self.base.items()
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -126,6 +101,51 @@ class MailRequest:
     def add_header(self, name: str, value: Any) -> None:
         """Adds a header and keeps those of that name which are there."""
         self.base.add_header(name, value)
+
+
+class MailRequest(_WithHeaders):
+    """A message that came in.
+
+    `Peer` is whoever delivered it, `From` and `To` are the envelope's sender and recipient (one, or a list), or None
+    to take them from the headers; an empty `From` is the sender of bounces, ``<>``. `Data` is the message, bytes or
+    text, and stays as `original`. None of it has to make sense: a request never raises for what a stranger sent.
+    """
+
+    def __init__(self, Peer: Any, From: str | None, To: str | list[str] | None, Data: str | bytes):
+        self.Peer = Peer
+        self.original = Data
+        self._from = From
+        self._to = To
+        self._base: MailBase | None = None
+        # The address that the Router is running handlers for at the moment, bare and in lower case.
+        self.recipient: str | None = None
+
+    @property
+    def envelope(self) -> tuple[str | None, list[str] | None]:
+        """The sender and the recipients of the envelope, as they were given; None for what was not.
+
+        Handlers run once for each recipient. While they do, it is the envelope of that one's copy: what they queue or
+        relay is nobody else's.
+        """
+        recipients = [self._to] if isinstance(self._to, str) else self._to and list(self._to)
+        if self.recipient is not None:
+            own = [each for each in recipients or () if bare_address(each).lower() == self.recipient]
+            recipients = own or [self.recipient]
+        return self._from, recipients
+
+    # Headers
+
+    @property
+    def base(self) -> MailBase:  # type: ignore[override]
+        """The message as `lamson.encoding.MailBase`. It has From and To, if need be those of the envelope."""
+        if self._base is None:
+            base = self._base = encoding.from_string(self.original or b"")
+            if self._from is not None and "From" not in base.headers:
+                base.headers.fill("From", self._from)
+            if self._to is not None and "To" not in base.headers and ROUTABLE_TO_HEADER not in base.headers:
+                recipients = self._to if isinstance(self._to, str) else ", ".join(map(str, self._to))
+                base.headers.fill(encoding.normalize_header(ROUTABLE_TO_HEADER), recipients)
+        return self._base
 
     # Routing
 
@@ -156,11 +176,13 @@ class MailRequest:
         recipients = self.To
         if isinstance(recipients, str):
             return set(addresses.bare(recipients))
-        return {address for recipient in recipients or () for address in addresses.bare(str(recipient))}
+        return {bare_address(str(recipient)).lower() for recipient in recipients or ()} - {""}
 
     @property
     def route_from(self) -> str | None:
         """The sender as one bare address in lower case; None when there is none, as for bounces."""
+        if self._from is not None:
+            return bare_address(self._from).lower() or None
         found = addresses.bare(self.From or "")
         return found[0] if found else None
 
@@ -173,11 +195,9 @@ class MailRequest:
         """
         if not self.base.parts:
             return self.base.body
-        first = None
-        for part in _leaves(self.base):
-            if not part.is_attachment:
-                return part.body
-            first = first or part
+        leaves = [part for part in _leaves(self.base) if not part.parts] or list(self.walk())
+        texts = (part for part in leaves if not part.is_attachment)
+        first = next(texts, leaves[0] if leaves else None)
         return None if first is None else first.body
 
     def all_parts(self) -> list[MailBase]:
@@ -191,30 +211,35 @@ class MailRequest:
     def text(self) -> str:
         """The message as plain text, whatever it was sent as: the plain text in it, or else its HTML as text.
         Attachments are left out; "" when there is no text."""
-        return _text(self.base)
+        return _text(self.base, top=True)
 
     def html(self) -> str | None:
         """The HTML of the message; None when it has none."""
-        for part in [self.base] if not self.base.parts else _leaves(self.base):
+        for part in _leaves(self.base):
             if part.content_type == "text/html" and not part.is_attachment:
                 return str(part.body)
         return None
 
     def attachments(self) -> list[Attachment]:
         """The files in the message. A message that is attached is one file, with its own files inside."""
-        parts = [self.base] if not self.base.parts else _leaves(self.base)
-        return [Attachment(part.filename, part.content_type, part.content) for part in parts if part.is_attachment]
+        return [
+            Attachment(part.filename, part.content_type, part.content)
+            for part in _leaves(self.base)
+            if part.is_attachment
+        ]
 
     # Answering
 
     def reply(self, Body: str | None = None, Html: str | None = None, From: str | None = None) -> "MailResponse":
         """A `MailResponse` to whoever wants the answer (Reply-To, or else From), in the same thread, RFC 5322 section
-        3.6.4. It is from the address this message was sent to, if `From` does not say otherwise. To is missing when
+        3.6.4. It is from the address this message was sent to, unless `From` says otherwise. To is missing when
         the message names nobody to answer; ask `is_auto_reply` before you answer anyone."""
         recipient = next((value for value in (self["Reply-To"], self["From"]) if addresses.bare(value or "")), None)
         if From is None:
-            routes = sorted(self.route_to)
-            From = routes[0] if len(routes) == 1 else next(iter(addresses.bare(self["To"] or "")), None)
+            routes = self.route_to
+            named = addresses.bare(self["To"] or "") + addresses.bare(self["Cc"] or "")
+            named = [address for address in [*named, *sorted(routes)] if address in routes]
+            From = self.recipient or next(iter(named), None)
         subject = self["Subject"] or ""
         if not _REPLY_PREFIX.match(subject):
             subject = f"Re: {subject}".strip()
@@ -228,6 +253,17 @@ class MailRequest:
         if references:
             response["References"] = " ".join(dict.fromkeys([references[0], *references[1:][-MAX_REFERENCES + 1 :]]))
         return response
+
+    @functools.cached_property
+    def bounce(self) -> "BounceAnalyzer":
+        """What the message says about mail that did not arrive; see `lamson.bounce`."""
+        from lamson import bounce  # most mail is never asked
+
+        return bounce.detect(self)
+
+    def is_bounce(self, threshold: float = 0.3) -> bool:
+        """True when the message reports that mail did not arrive: its `bounce` scores more than `threshold`."""
+        return self.bounce.probable(threshold)
 
     def is_auto_reply(self) -> bool:
         """True for mail that no person wrote: bounces, vacation notices and other automatic answers (RFC 3834), and
@@ -253,7 +289,7 @@ class MailRequest:
     def as_bytes(self) -> bytes:
         """What goes on the wire or the disk: the bytes that came in. After a header was changed they differ in that
         header only; what was changed of the body is written anew."""
-        if self._base is None or not self._base._changed():
+        if self._base is None or not self._base.is_changed():
             return encoding.to_bytes(self.original or b"")
         return self._base.as_bytes()
 
@@ -269,6 +305,17 @@ class MailRequest:
         return f"<MailRequest from {self._from!r} to {self._to!r}, {len(self.original or b'')} long>"
 
 
+def bare_address(path: str) -> str:
+    """One address of an envelope, without the name that a person may have written in front of it.
+
+    It is not looked into otherwise: what the server took as one address stays one, whatever is in its quotes.
+    """
+    path = path.strip(" \t")
+    if path.endswith(">"):
+        return email.utils.parseaddr(path)[1]
+    return path
+
+
 _ROBOT_HEADERS = (
     "X-Autoreply", "X-Auto-Reply", "X-Autorespond", "X-Autoresponder", "X-Autoreply-From", "X-Mail-Autoreply",
     "X-Autogenerated", "X-Vacation", "X-Fc-Machinegenerated", "X-Cron-Env", "X-Failed-Recipients",
@@ -277,7 +324,7 @@ _ANSWER_SUPPRESSED = re.compile(r"\b(?:all|oof|autoreply)\b", re.I)
 _ROBOTS = {"mailer-daemon", "postmaster-daemon", "double-bounce"}
 
 
-class MailResponse:
+class MailResponse(_WithHeaders):
     """A message to send: headers used as in a dictionary, `Body` (plain text), `Html`, and attachments.
 
     Whatever it is given is kept as it is until the message is written, which may be done again and again and gives
@@ -299,50 +346,9 @@ class MailResponse:
         self.attachments: list[MailBase] = []
 
     @property
-    def msg(self) -> MailBase:
-        """The old name of `base`."""
-        warnings.warn("msg is now called base.", DeprecationWarning, stacklevel=2)
-        return self.base
-
-    @property
     def multipart(self) -> bool:
         """True when the message will have parts."""
         return bool(self.attachments) or (self.Body is not None and self.Html is not None)
-
-    def __getitem__(self, name: str) -> str | None:
-        return self.base[name]
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self.base[name] = value
-
-    def __delitem__(self, name: str) -> None:
-        del self.base[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.base
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.base)
-
-    def keys(self) -> list[str]:
-        """The names of the headers, sorted, each once."""
-        return self.base.keys()
-
-    def items(self) -> list[tuple[str, str]]:
-        """Every header and its value, in order."""
-        return self.base.items()
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The value of a header, `default` when it is not there."""
-        return self.base.get(name, default)
-
-    def get_all(self, name: str) -> list[str]:
-        """All values of a header that is there several times."""
-        return self.base.get_all(name)
-
-    def add_header(self, name: str, value: Any) -> None:
-        """Adds a header and keeps those of that name which are there."""
-        self.base.add_header(name, value)
 
     def update(self, message: Any) -> None:
         """Takes over the headers of another message or dictionary."""
@@ -381,13 +387,12 @@ class MailResponse:
             content_type = mimetypes.guess_type(name or "")[0]
         if content_type is None:
             raise MisuseError(f"Cannot tell the type of {name!r} from its name: give attach() a content_type.")
-        encoding.HeaderError  # noqa: B018
         holder = MailBase()
         if name:
             holder.attach_file(name, data or b"", content_type, disposition)
         else:
             holder.attach_text(data or b"", content_type)
-        self.attachments.append(holder.parts[0])
+        self.attachments += holder.parts
 
     def attach_part(self, part: MailBase) -> None:
         """Attaches a part of another message, as `MailRequest.all_parts` gives them."""
@@ -397,9 +402,7 @@ class MailResponse:
         """Attaches all parts of a message, and takes over what kind of multipart it was."""
         for part in mail_request.all_parts():
             self.attach_part(part)
-        self.base.content_encoding = {
-            key: (value, dict(parameters)) for key, (value, parameters) in mail_request.base.content_encoding.items()
-        }
+        self.base.content_encoding = copy_encoding(mail_request.base.content_encoding)
 
     def clear(self) -> None:
         """Takes off all attachments, and keeps the rest."""
@@ -432,7 +435,7 @@ class MailResponse:
         if "Message-Id" not in base:
             sender = next(iter(addresses.bare(base["From"] or "")), "")
             domain = sender.rpartition("@")[2]
-            base["Message-ID"] = email.utils.make_msgid(domain=domain if domain.isascii() and domain else "localhost")
+            base["Message-ID"] = email.utils.make_msgid(domain=domain if _DOMAIN.fullmatch(domain) else "localhost")
         texts = [(self.Body, "text/plain"), (self.Html, "text/html")]
         given = [_text_part(text, kind) for text, kind in texts if text is not None]
         content_type, parameters = base.content_encoding["Content-Type"]
@@ -463,16 +466,16 @@ class MailResponse:
         return base
 
 
-def _text_part(text: str, kind: str) -> MailBase:
+def _text_part(text: str | bytes, kind: str) -> MailBase:
     part = MailBase()
-    part.body = text
+    part.body = text if isinstance(text, str) else encoding.attempt_decoding("utf-8", text)
     part.content_encoding["Content-Type"] = (kind, {})
     return part
 
 
 def _leaves(base: MailBase) -> Iterable[MailBase]:
     """The parts that have content of their own; messages inside the message are one each."""
-    stack = list(reversed(base.parts))
+    stack = [base]
     while stack:
         part = stack.pop()
         if part.parts and not part.content_type.startswith("message/"):
@@ -481,23 +484,24 @@ def _leaves(base: MailBase) -> Iterable[MailBase]:
             yield part
 
 
-def _text(part: MailBase) -> str:
+def _text(part: MailBase, top: bool = False) -> str:
     kind = part.content_type
-    if part.parts and kind == "multipart/alternative":
-        texts = [_text(each) for each in part.parts]
-        plain = [text for text, each in zip(texts, part.parts, strict=True) if each.content_type == "text/plain" and text.strip()]
-        return next(iter(plain or [text for text in texts if text.strip()]), "")
     if part.parts and kind.startswith("message/"):
         return ""
     if part.parts:
-        return "\n".join(text for text in map(_text, part.parts) if text.strip())
-    if part.is_attachment:
+        texts = [(each.content_type, text) for each in part.parts if (text := _text(each)).strip()]
+        if kind == "multipart/alternative":
+            # The best form comes last (RFC 2046 section 5.1.4), but text that was written as text beats it.
+            texts = [each for each in texts if each[0] == "text/plain"] or texts[-1:]
+            texts = texts[:1]
+        return "\n".join(text for _, text in texts)
+    if part.is_attachment and not (top and kind.startswith("text/")):
         return ""
     return html_to_text(str(part.body)) if kind == "text/html" else str(part.body)
 
 
 def html_to_text(html: str) -> str:
     """What somebody who looks at `html` would read."""
-    import html_text
+    import html_text  # it loads lxml, which takes longer than all of Lamson
 
     return html_text.extract_text(html)
