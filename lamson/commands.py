@@ -101,6 +101,8 @@ def gen_command(project: str, FORCE: bool = False) -> None:
     """
     from importlib.resources import as_file, files
 
+    if not project:
+        _refuse("-project needs a name")
     if os.path.lexists(project) and not FORCE:
         _refuse(f"{project} is there already. With -FORCE it gets the files that are missing")
     try:
@@ -313,7 +315,7 @@ def restart_command(
     """
     from lamson import utils
 
-    if ALL:
+    if ALL is not None:
         _stop_all(ALL, KILL)
     _stop([utils.real_path(pid, chdir, chroot)], KILL)
     start_command(pid, FORCE, chroot, chdir, boot, uid, gid, umask, debug)
@@ -568,7 +570,7 @@ def stop_command(pid: str = "./run/smtp.pid", KILL: bool = False, ALL: str | Non
         -KILL: do not let it finish what it is handling
         -ALL DIR: stop every server that has its pid file in this folder
     """
-    if ALL:
+    if ALL is not None:
         _stop_all(ALL, KILL)
     elif not _stop([pid], KILL):
         _refuse(f"nothing to stop: no server is running with {pid}")

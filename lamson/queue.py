@@ -18,11 +18,13 @@ and one for the sender, and reading takes exactly these lines off again:
             handle(claim.message)
             claim.done()                    # without this, and after a crash, somebody else may claim it
 
+A claim is a lock of the operating system's, which ends with the process, and a rename, which counts: the flags of the
+file's name say how often a message was claimed before, in the letters a to z that Maildir leaves to programs.
+
 Several processes may push to, pop from and claim in one queue at the same time.
 """
 
 import collections
-import email.utils
 import fcntl
 import itertools
 import logging
@@ -31,18 +33,22 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lamson.errors import QueueError
-from lamson.mail import MailRequest
+from lamson.mail import MailRequest, bare_address
 
 log = logging.getLogger(__name__)
 
+# One for the process, since two objects may write into one folder within the same microsecond.
+_counter = itertools.count()
+
 _RECIPIENT = b"Delivered-To: "
 _SENDER = b"Return-Path: <"
+_REASON = b"X-Lamson-Reason: "
 
 
 # --- the folder --------------------------------------------------------------------------------------------------
@@ -59,7 +65,6 @@ class Maildir:
         self.path = Path(path)
         for folder in ("tmp", "new", "cur"):
             (self.path / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._counter = itertools.count()
         self._waiting: collections.deque[Path] = collections.deque()
 
     def host(self) -> str:
@@ -70,19 +75,42 @@ class Maildir:
         """Write a message so that it is there after a power cut, and return its key. Raises OSError."""
         now = time.time()
         seconds, micros = int(now), int(now % 1 * 1e6)
-        name = f"{seconds}.M{micros:06}P{os.getpid()}Q{next(self._counter)}.{self.host()}"
-        temporary = self.path / "tmp" / name
+        name = f"{seconds}.M{micros:06}P{os.getpid()}Q{next(_counter)}.{self.host()}"
+        temporary = self._write(name, content)
         try:
-            with open(temporary, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
             os.rename(temporary, self.path / "new" / name)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
         _sync_folder(self.path / "new")
         return name
+
+    def replace(self, path: Path, content: bytes) -> None:
+        """Write a message's file anew: after a power cut there is the old or the new one. Raises OSError."""
+        temporary = self._write(f"{key_of(path)}.{secrets.token_hex(4)}", content)
+        os.rename(temporary, path)
+        _sync_folder(path.parent)
+
+    def _write(self, name: str, content: bytes) -> Path:
+        temporary = self.path / "tmp" / name
+        with open(temporary, "xb") as file:
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
+        return temporary
+
+    def set_aside(self, path: Path) -> None:
+        """Move what cannot be read to the folder `unreadable`, where a person may look at it."""
+        aside = self.path / "unreadable"
+        try:
+            aside.mkdir(exist_ok=True, mode=0o700)
+            os.rename(path, aside / path.name)
+        except OSError:
+            log.exception("failed: %s cannot be moved to %s either", path, aside)
 
     def files(self) -> list[Path]:
         """Every message's file, the oldest first."""
@@ -103,6 +131,16 @@ class Maildir:
                     return
                 self._waiting.extend(self.files())
                 listed = True
+
+    def count_claim(self, path: Path) -> tuple[Path, int]:
+        """Note in a file's name that it was claimed once more. Returns the file and how often that was by now."""
+        base, _, info = path.name.partition(":2,")
+        flags = "".join(flag for flag in info if not flag.islower())
+        count = sum(1 for flag in info if flag.islower()) + 1
+        letters = "abcdefghijklmnopqrstuvwxyz"[:count]
+        renamed = self.path / "cur" / f"{base}:2,{flags}{letters}"
+        os.rename(path, renamed)
+        return renamed, len(letters)
 
     def find(self, key: str) -> Path | None:
         """The file of a message, or None."""
@@ -147,19 +185,24 @@ def _sync_folder(path: Path) -> None:
 # --- the envelope ------------------------------------------------------------------------------------------------
 
 
-def join_envelope(sender: str, recipients: list[str], content: bytes) -> bytes:
+def join_envelope(sender: str, recipients: list[str], content: bytes, reason: str | None = None) -> bytes:
     """Put the envelope in front of a message. Raises QueueError for an address with a line end in it.
 
-    The sender stands last and so ends the block: what follows belongs to the message, whatever it looks like.
+    `reason` says why the message is where it is, and stands first. The sender stands last and so ends the block: what
+    follows belongs to the message, whatever it looks like.
     """
     end = b"\r\n" if content[: content.find(b"\n") + 1].endswith(b"\r\n") else b"\n"
     lines = [_RECIPIENT + _address(recipient) for recipient in recipients] + [_SENDER + _address(sender) + b">"]
+    if reason:
+        lines.insert(0, _REASON + _bytes(" ".join(reason.split())))
     return b"".join(line + end for line in lines) + content
 
 
 def split_envelope(raw: bytes) -> tuple[str | None, list[str] | None, bytes]:
     """Return ``(sender, recipients, message)`` of what `join_envelope` made; ``(None, None, raw)`` of anything else."""
     recipients, start = [], 0
+    if raw.startswith(_REASON):
+        start = raw.find(b"\n") + 1
     while raw.startswith(_RECIPIENT, start):
         end = raw.find(b"\n", start)
         if end < 0:
@@ -173,34 +216,54 @@ def split_envelope(raw: bytes) -> tuple[str | None, list[str] | None, bytes]:
     return _text(last[len(_SENDER) : -1]), recipients, raw[end + 1 :]
 
 
+def envelope_reason(raw: bytes) -> str | None:
+    """Return the reason that `join_envelope` wrote in front of a message, None when there is none."""
+    if not raw.startswith(_REASON) or split_envelope(raw)[1] is None:
+        return None
+    return _text(raw[len(_REASON) : raw.find(b"\n")].removesuffix(b"\r"))
+
+
 def _address(address: str) -> bytes:
-    if "<" in address:
-        address = email.utils.parseaddr(address)[1]
+    address = bare_address(address)
     if "\r" in address or "\n" in address:
         raise QueueError(f"The address {address!r} has a line end in it and cannot be queued.")
-    return address.encode("utf-8", "surrogateescape")
+    return _bytes(address)
 
 
-def _text(address: bytes) -> str:
-    return address.decode("utf-8", "surrogateescape")
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
 
 
 # --- the queue ---------------------------------------------------------------------------------------------------
 
 
 class Claim:
-    """A message that is this process's to handle. It is nobody's again when the claim ends without `done`."""
+    """A message that is this process's to handle. It is nobody's again when the claim ends without `done`.
 
-    def __init__(self, maildir: Maildir, path: Path, message: MailRequest):
+    `count` is how often it was claimed, this time included.
+    """
+
+    def __init__(self, maildir: Maildir, path: Path, count: int, message: MailRequest):
         self.key = key_of(path)
-        self.maildir = maildir
-        self.path = path
+        self.count = count
         self.message = message
+        self._maildir = maildir
+        self._path = path
+
+    def narrow(self, recipients: list[str]) -> None:
+        """Forget all recipients but these: the others have been handled, and shall not be again. Raises OSError."""
+        sender = self.message.envelope[0]
+        sender = self.message.route_from or "" if sender is None else sender
+        self._maildir.replace(self._path, join_envelope(sender, recipients, _content(self.message.original)))
 
     def done(self) -> None:
         """The message has been handled: take it out of the queue for good."""
-        _unlink(self.maildir, self.path)
-        _sync_folder(self.path.parent)
+        _unlink(self._maildir, self._path)
+        _sync_folder(self._path.parent)
 
 
 class Queue:
@@ -223,25 +286,20 @@ class Queue:
         self.mbox = SafeMaildir(queue_dir) if safe else Maildir(queue_dir)
         self._oversized = Maildir(oversize_dir) if oversize_dir else None
 
-    def push(self, message: Any) -> str:
+    def push(self, message: Any, reason: str | None = None) -> str:
         """Put a message in and return its key. It is on disk, file and folder, when this returns.
 
         Takes a MailRequest (with its envelope, and exactly the bytes that came in when nobody changed it), a
         MailResponse, an `email.message.Message`, str or bytes. Raises QueueError for anything else, OSError when the
-        disk does not take it.
+        disk does not take it. `reason` says why the message is here; it is kept with an envelope only.
         """
-        if isinstance(message, str):
-            content = message.encode("utf-8", "surrogateescape")
-        elif isinstance(message, bytes):
-            content = message
-        elif hasattr(message, "as_bytes"):
-            content = message.as_bytes()
-        else:
-            raise QueueError(f"Cannot queue {message!r}: it is no message, str or bytes.")
+        content = _content(message)
         if isinstance(message, MailRequest):
             sender, recipients = message.envelope
             if recipients:
-                content = join_envelope(message.route_from or "" if sender is None else sender, recipients, content)
+                content = join_envelope(
+                    message.route_from or "" if sender is None else sender, recipients, content, reason
+                )
         return self.mbox.add(content)
 
     def pop(self) -> tuple[str, MailRequest] | tuple[None, None]:
@@ -253,22 +311,33 @@ class Queue:
         return None, None
 
     @contextmanager
-    def claim(self) -> Iterator[Claim | None]:
+    def claim(self, but: Container[str] = ()) -> Iterator[Claim | None]:
         """Give the oldest message that nobody is working on, or None. It stays in the queue until `Claim.done`.
 
-        The claim is a lock of the operating system's on the message's file, so it ends with this process at the latest.
+        `but` are the keys of messages that are not wanted now. The claim is a lock of the operating system's on the
+        message's file, so it ends with this process at the latest.
         """
-        for path, file in self._held():
-            yield Claim(self.mbox, path, _read(file))
+        for path, file in self._held(but):
+            try:
+                path, count = self.mbox.count_claim(path)
+            except FileNotFoundError:  # a mail program has moved it just now; it is found again in the next round
+                continue
+            yield Claim(self.mbox, path, count, _read(file))
             return
         yield None
 
-    def _held(self) -> Iterator[tuple[Path, Any]]:
+    def _held(self, but: Container[str] = ()) -> Iterator[tuple[Path, Any]]:
         """Yield messages' files, each open and locked until the next one is asked for."""
         for path in self.mbox.waiting():
+            if key_of(path) in but:
+                continue
             try:
                 file = path.open("rb")
             except FileNotFoundError:
+                continue
+            except OSError:
+                log.exception("failed: %s cannot be read", path)
+                self.mbox.set_aside(path)
                 continue
             with file:
                 try:
@@ -276,14 +345,15 @@ class Queue:
                 except BlockingIOError:
                     continue
                 # Whoever had the lock before may have taken the file away since it was opened.
-                if not os.fstat(file.fileno()).st_nlink:
+                status = os.fstat(file.fileno())
+                if not status.st_nlink:
                     continue
-                if self.pop_limit and os.fstat(file.fileno()).st_size > self.pop_limit:
-                    self._set_aside(path)
+                if self.pop_limit and status.st_size > self.pop_limit:
+                    self._move_oversized(path)
                     continue
                 yield path, file
 
-    def _set_aside(self, path: Path) -> None:
+    def _move_oversized(self, path: Path) -> None:
         if self._oversized is None:
             path.unlink()
             log.warning("dropped: %s is over the limit of %d bytes", key_of(path), self.pop_limit)
@@ -323,6 +393,16 @@ class Queue:
         """Whether the message is over `pop_limit`."""
         path = self.mbox.find(key)
         return bool(self.pop_limit and path and path.stat().st_size > self.pop_limit)
+
+
+def _content(message: Any) -> bytes:
+    if isinstance(message, str):
+        return _bytes(message)
+    if isinstance(message, bytes):
+        return message
+    if hasattr(message, "as_bytes"):
+        return message.as_bytes()
+    raise QueueError(f"Cannot queue {message!r}: it is no message, str or bytes.")
 
 
 def _read(file: Any) -> MailRequest:

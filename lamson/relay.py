@@ -19,18 +19,14 @@ from typing import Any
 import dns.exception
 import dns.resolver
 
-from lamson.mail import MailRequest, MailResponse
+from lamson.logs import message_id
+from lamson.mail import MailRequest, MailResponse, bare_address
 
 log = logging.getLogger(__name__)
 
 RELAY_TIMEOUT = 60  # seconds that a relay may keep silent
 
 _HALF_LINE_END_AND_DOT = re.compile(rb"(?:(?<!\r)\n|\r(?!\n))(?=\.)")
-
-
-def message_id(message: Any) -> str:
-    """How the log names a message."""
-    return str(message["Message-ID"] or "a message without Message-ID")
 
 
 class Relay:
@@ -148,19 +144,17 @@ class Relay:
 def _recipients(message: Any, To: str | list[str] | None) -> list[str]:
     if To is None and isinstance(message, MailRequest):
         To = message.envelope[1]
-        if To and message.recipient:
-            # A handler runs once for each recipient, so what it relays is this recipient's copy.
-            To = [address for address in To if address.lower() == message.recipient] or [message.recipient]
     if To is None:
-        To = [message[name] for name in ("To", "Cc", "Bcc") if message[name]]
-    headers = [To] if isinstance(To, str) else To
-    return list(dict.fromkeys(address for _, address in email.utils.getaddresses(map(str, headers)) if address))
+        To = ", ".join(message[name] for name in ("To", "Cc", "Bcc") if message[name])
+    if isinstance(To, str):
+        To = [address for _, address in email.utils.getaddresses([To]) if address]
+    return list(dict.fromkeys(map(bare_address, To)))
 
 
 def _sender(message: Any, From: str | None) -> str:
     if From is None and isinstance(message, MailRequest):
         From = message.envelope[0]
-    return email.utils.parseaddr(str(message["From"] or "") if From is None else From)[1]
+    return email.utils.parseaddr(str(message["From"] or ""))[1] if From is None else bare_address(From)
 
 
 def _content(message: Any) -> bytes:

@@ -22,7 +22,6 @@ There is one Router for a process, since decorators run when a module is importe
 
 import contextlib
 import importlib
-import importlib.util
 import logging
 import os
 import re
@@ -34,6 +33,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lamson.errors import RoutingError, SMTPError
+from lamson.logs import printable
 from lamson.states import ROUTE_FIRST_STATE, MemoryStorage, ShelveStorage, StateStorage
 
 __all__ = [
@@ -117,7 +117,9 @@ class Outcome:
 
     @property
     def safe(self) -> bool:
-        """True when the client may forget this copy: it was handled, or it is on disk."""
+        """True when the client may forget this copy: it was handled, or it is on disk and was not refused."""
+        if isinstance(self.error, SMTPError):
+            return False
         return self.queued or (self.handled and self.error is None)
 
 
@@ -130,11 +132,15 @@ class RouteTable:
 
     def add(self, format: str, func: Handler) -> None:
         if format not in self.registered:
-            self.registered[format] = (re.compile(format, re.IGNORECASE), [])
+            self.registered[format] = (re.compile(f"^(?:{format})$", re.IGNORECASE), [])
             self.order.append(format)
         functions = self.registered[format][1]
         if func not in functions:
             functions.append(func)
+
+    def add_all(self, other: "RouteTable") -> None:
+        for format, func in other.entries():
+            self.add(format, func)
 
     def entries(self) -> Iterator[tuple[str, Handler]]:
         for format in self.order:
@@ -168,6 +174,7 @@ class RoutingBase:
         self._building: RouteTable | None = None
         self._load_lock = threading.RLock()
         self._stamps: dict[str, tuple[int, int] | None] = {}
+        self._known: dict[str, list[tuple[str, Handler]]] = {}
 
     @property
     def REGISTERED(self) -> dict[str, tuple[re.Pattern, list[Handler]]]:
@@ -259,28 +266,42 @@ class RoutingBase:
         """As `deliver`, but returns what became of each recipient's copy and raises no SMTPError."""
         if self.RELOAD:
             self.reload()
-        try:
-            if message.route_to:
-                return [self._deliver_one(message, recipient) for recipient in message.route_to]
+        recipients = list(message.route_to)
+        if not recipients:
             lost = Outcome("")  # a message in a queue may name nobody; that is no reason to forget it
             self.keep(message, lost)
             return [lost]
-        finally:
-            message.recipient = None
+        # What a function changes in the message is not for the other recipients' functions to see.
+        copies = [message] + [_copy(message, message.as_bytes(), message.To) for _ in recipients[1:]]
+        return [self._deliver_one(copy, recipient) for copy, recipient in zip(copies, recipients, strict=True)]
 
     def _deliver_one(self, message: Any, recipient: str) -> Outcome:
         outcome = Outcome(recipient)
+        before = message.recipient  # a function may deliver the message that it is handling once more
         message.recipient = recipient
-        calls = [(func, captures) for functions, captures in self.match(recipient) for func in functions]
         try:
+            calls = [(func, captures) for functions, captures in self.match(recipient) for func in functions]
             while calls:
                 calls = self._walk(message, calls, outcome)
         except SMTPError as error:
             outcome.error = error
-            log.info("refused: <%s> for <%s>: %s", message.route_from, recipient, error)
+            log.info("refused: <%s> for <%s>: %s", printable(message.route_from), printable(recipient), error)
             return outcome
+        except Exception as error:  # of the state store, or of a state key generator: functions' own are dealt with
+            if not self.LOG_EXCEPTIONS:
+                raise
+            outcome.error = outcome.error or error
+            log.exception("failed: <%s> from <%s>", printable(recipient), printable(message.route_from))
+            self.keep(message, outcome)
+            return outcome
+        finally:
+            message.recipient = before
         if not outcome.handled and outcome.error is None:
-            log.info("unhandled: no function takes <%s> from <%s> in its state", recipient, message.route_from)
+            log.info(
+                "unhandled: no function takes <%s> from <%s> in its state",
+                printable(recipient),
+                printable(message.route_from),
+            )
             self.keep(message, outcome)
         return outcome
 
@@ -333,7 +354,8 @@ class RoutingBase:
             if outcome.error is None:
                 outcome.error = error
             if self.LOG_EXCEPTIONS:
-                log.exception("failed: %s on <%s> from <%s>", _name_of(func), outcome.recipient, message.route_from)
+                sender = printable(message.route_from)
+                log.exception("failed: %s on <%s> from <%s>", _name_of(func), printable(outcome.recipient), sender)
             self.keep(message, outcome)
             if hasattr(sys.modules.get(func.__module__), "ERROR"):
                 self.set_state(func.__module__, message, "ERROR")
@@ -355,17 +377,25 @@ class RoutingBase:
         """
         if self.UNDELIVERABLE_QUEUE is None or outcome.queued:
             return outcome.queued
-        # Made anew from what arrived: a function may have changed the message before it failed.
-        copy = type(message)(message.Peer, message.envelope[0], outcome.recipient or None, message.original)
+        reason = "no function takes it" if outcome.error is None else repr(outcome.error)
+        if isinstance(outcome.error, SMTPError):
+            reason = str(outcome.error)
         try:
-            key = self.UNDELIVERABLE_QUEUE.push(copy)
+            # Made anew from what arrived: a function may have changed the message before it failed.
+            copy = _copy(message, message.original, outcome.recipient and _as_given(message, outcome.recipient))
+            key = self.UNDELIVERABLE_QUEUE.push(copy, reason=reason)
         except Exception as error:
             outcome.error = error
-            log.exception("failed: cannot keep <%s> from <%s>", outcome.recipient, message.route_from)
+            log.exception("failed: cannot keep <%s>", printable(outcome.recipient))
             return False
         outcome.queued = True
-        reason = f": {outcome.error!r}" if outcome.error else ""
-        log.warning("undeliverable: kept <%s> from <%s> as %s%s", outcome.recipient, message.route_from, key, reason)
+        log.warning(
+            "undeliverable: kept <%s> from <%s> as %s: %s",
+            printable(outcome.recipient),
+            printable(message.route_from),
+            key,
+            printable(reason),
+        )
         return True
 
     def _call_lock(self, func: Handler, message: Any) -> contextlib.AbstractContextManager:
@@ -380,17 +410,21 @@ class RoutingBase:
     # modules
 
     def load(self, handlers: Iterable[str]) -> None:
-        """Import handler modules by name, which registers their routes. Import errors: see `LOG_EXCEPTIONS`."""
+        """Import handler modules by name, which registers their routes. Import errors: see `LOG_EXCEPTIONS`.
+
+        Of a module that cannot be imported no route is registered.
+        """
         for name in handlers:
             with self._load_lock:
                 try:
-                    before = sys.modules.get(name)
-                    module = importlib.import_module(name)
-                    self.HANDLERS[name] = module
+                    table = self._build(name, lambda name=name: importlib.import_module(name))  # type: ignore[misc]
+                    module = self.HANDLERS[name] = sys.modules[name]
                     self._stamps[name] = _stamp(module)
-                    if module is before:
-                        self._register_again(module)
-                except Exception:
+                    if name not in self._known and name not in self._modules_with_routes():
+                        # It was imported before, and `clear_routes` has forgotten what it registered then.
+                        self._known[name] = list(_routes_of(module))
+                    self._table = self._with(table)
+                except (Exception, SystemExit):
                     if not self.LOG_EXCEPTIONS:
                         raise
                     log.exception("failed: cannot load the handler module %s", name)
@@ -404,63 +438,88 @@ class RoutingBase:
         with self._load_lock:
             for name, module in list(self.HANDLERS.items()):
                 stamp = _stamp(module)
-                if stamp is not None and stamp != self._stamps[name]:
-                    self._stamps[name] = stamp
-                    try:
-                        self._run_again(name, module)
-                        log.info("reloaded: %s", name)
-                    except Exception:
-                        if not self.LOG_EXCEPTIONS:
-                            raise
-                        log.exception("failed: %s changed and cannot be loaded; its old routes go on serving", name)
-                else:
-                    self._register_again(module)
+                if stamp is None or stamp == self._stamps[name]:
+                    continue
+                self._stamps[name] = stamp
+                try:
+                    table = self._build(name, lambda module=module: _run_again(module))  # type: ignore[misc]
+                    self._table = self._with(table, instead_of=name)
+                    log.info("reloaded: %s", name)
+                except (Exception, SystemExit):
+                    if not self.LOG_EXCEPTIONS:
+                        raise
+                    log.exception("failed: %s changed and cannot be loaded; its old routes go on serving", name)
+            if any(name not in self._modules_with_routes() for name in self.HANDLERS):
+                self._table = self._with(RouteTable())
 
-    def _register_again(self, module: types.ModuleType) -> None:
-        # An imported module does not run its decorators twice: its routes are put back after `clear_routes`.
-        if any(func.__module__ == module.__name__ for _, func in self._table.entries()):
-            return
-        for func in list(vars(module).values()):
-            if isinstance(func, types.FunctionType) and func.__module__ == module.__name__:
-                for format in lamson_setting(func, "routes") or ():
-                    self.register_route(format, func)
-
-    def _run_again(self, name: str, old: types.ModuleType) -> None:
-        # A fresh module object, so that functions of the old one never see half of the new one's names.
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.loader is None:
-            raise RoutingError(f"The handler module {name} is not to be found any more.")
-        new = importlib.util.module_from_spec(spec)
-        self._building = RouteTable()
-        sys.modules[name] = new
+    def _build(self, name: str, importing: Callable[[], Any]) -> RouteTable:
+        """Import the module `name`, and return the routes registered by that in a table of their own."""
+        outer, self._building = self._building, RouteTable()
         try:
-            spec.loader.exec_module(new)
+            importing()
+            self._known.pop(name, None)
+            self._remember(self._building)
         except BaseException:
-            sys.modules[name] = old
+            # Modules that came in beside the one that failed stay imported, and will not register a second time.
+            self._remember(self._building, but=name)
             raise
         finally:
-            built, self._building = self._building, None
-        parent, _, child = name.rpartition(".")
-        if parent:
-            setattr(sys.modules[parent], child, new)
-        self.HANDLERS[name] = new
-        self._table = self._replaced(name, built)
+            built, self._building = self._building, outer
+        return built
 
-    def _replaced(self, name: str, built: RouteTable) -> RouteTable:
-        """Return today's routes with those of module `name` replaced, standing where they stood."""
+    def _remember(self, built: RouteTable, but: str | None = None) -> None:
+        for module in {func.__module__ for _, func in built.entries()} - {but}:
+            self._known[module] = [entry for entry in built.entries() if entry[1].__module__ == module]
+
+    def _with(self, built: RouteTable, instead_of: str | None = None) -> RouteTable:
+        """Return today's routes and the `built` ones, which stand where those of module `instead_of` stood."""
         table = RouteTable()
         placed = False
         for format, func in self._table.entries():
-            if func.__module__ != name:
+            if func.__module__ != instead_of:
                 table.add(format, func)
             elif not placed:
                 placed = True
-                for entry in built.entries():
+                table.add_all(built)
+        table.add_all(built)
+        there = {func.__module__ for _, func in table.entries()}
+        for module, entries in self._known.items():
+            if module not in there and module in sys.modules:
+                for entry in entries:
                     table.add(*entry)
-        if not placed:
-            for entry in built.entries():
-                table.add(*entry)
         return table
+
+    def _modules_with_routes(self) -> set[str]:
+        return {func.__module__ for _, func in self._table.entries()}
+
+
+def _routes_of(module: types.ModuleType) -> Iterator[tuple[str, Handler]]:
+    for func in list(vars(module).values()):
+        if isinstance(func, types.FunctionType) and func.__module__ == module.__name__:
+            for format in lamson_setting(func, "routes") or ():
+                yield format, func
+
+
+def _run_again(module: types.ModuleType) -> None:
+    """Run a module's file again in the module, so that those who imported it see what is new; or leave it as it was."""
+    before = dict(vars(module))
+    try:
+        assert module.__spec__ is not None and module.__spec__.loader is not None
+        module.__spec__.loader.exec_module(module)
+    except BaseException:
+        vars(module).clear()
+        vars(module).update(before)
+        raise
+
+
+def _copy(message: Any, content: Any, recipients: Any) -> Any:
+    """A second message object of the same bytes, made as the first one was: the Router knows no class of messages."""
+    return type(message)(message.Peer, message.envelope[0], recipients or None, content)
+
+
+def _as_given(message: Any, recipient: str) -> str:
+    """The recipient as the envelope spells it: the local part's case belongs to its owner (RFC 5321 section 2.4)."""
+    return next((address for address in message.envelope[1] or () if address.lower() == recipient), recipient)
 
 
 def _stamp(module: types.ModuleType) -> tuple[int, int] | None:

@@ -12,18 +12,20 @@ with the reply 250 or by removing it from its queue, only once each recipient's 
 """
 
 import asyncio
-import concurrent.futures
 import errno
 import logging
+import os
 import socket
 import threading
 from typing import Any
 
 from lamson.errors import SMTPError
+from lamson.logs import message_id, printable
 from lamson.mail import MailRequest
+from lamson.pool import HandlerPool
 from lamson.protocol import SMTPProtocol
-from lamson.queue import Queue
-from lamson.relay import Relay, message_id
+from lamson.queue import Claim, Queue
+from lamson.relay import Relay
 from lamson.routing import Outcome, Router
 
 try:
@@ -38,14 +40,15 @@ log = logging.getLogger(__name__)
 SIZE_LIMIT = 25 * 1024 * 1024  # bytes
 SHUTDOWN_TIME = 30  # seconds that close() gives to handlers
 HANDLER_THREADS = 32
+MAX_CLAIMS = 3  # how often a QueueReceiver tries to handle a message
 
 
 def undeliverable_message(raw: Any, failure_type: str) -> str | None:
     """Push `raw` to `Router.UNDELIVERABLE_QUEUE` and log why. Returns its key; None when there is no such queue."""
     if Router.UNDELIVERABLE_QUEUE is None:
         return None
-    key = Router.UNDELIVERABLE_QUEUE.push(raw)
-    log.warning("undeliverable: %s, kept as %s", failure_type, key)
+    key = Router.UNDELIVERABLE_QUEUE.push(raw, reason=failure_type)
+    log.warning("undeliverable: %s, kept as %s", printable(failure_type), key)
     return key
 
 
@@ -63,11 +66,18 @@ def settle(message: MailRequest, outcomes: list[Outcome]) -> SMTPError | None:
     return min(errors, key=lambda error: error.code, default=None)
 
 
+def is_temporary(outcome: Outcome) -> bool:
+    """Whether a handler said that it may take this copy later."""
+    return isinstance(outcome.error, SMTPError) and 400 <= outcome.error.code < 500
+
+
 def _reply_for(outcome: Outcome) -> SMTPError:
     if isinstance(outcome.error, SMTPError):
-        return outcome.error
+        if 400 <= outcome.error.code <= 599:
+            return outcome.error
+        log.error("failed: a handler raised %s, and %d refuses nothing", outcome.error, outcome.error.code)
     if outcome.error is None and next(Router.match(outcome.recipient), None) is None:
-        return SMTPError(550, f"5.1.1 <{outcome.recipient}>: no such recipient here")
+        return SMTPError(550, f"5.1.1 <{printable(outcome.recipient)}>: no such recipient here")
     return SMTPError(451, "4.3.0 The message could not be handled, try again later")
 
 
@@ -98,7 +108,7 @@ class SMTPReceiver:
         self._sockets: list[socket.socket] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+        self._pool: HandlerPool | None = None
 
     def bind(self) -> None:
         """Bind the port, on every address that `host` has. Raises OSError that names host and port.
@@ -129,7 +139,7 @@ class SMTPReceiver:
         """Serve in a thread of its own. Returns when clients can connect; raises OSError when the port is taken."""
         self.bind()
         self._loop = new_event_loop()
-        self._pool = concurrent.futures.ThreadPoolExecutor(HANDLER_THREADS, "lamson-handler")
+        self._pool = HandlerPool(HANDLER_THREADS)
         self._thread = threading.Thread(target=self._loop.run_forever, name="lamson-smtp", daemon=True)
         self._thread.start()
         self._in_loop(self._serve())
@@ -159,7 +169,7 @@ class SMTPReceiver:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
         self._loop = self._thread = self._pool = None
         self._sockets.clear()
 
@@ -167,10 +177,10 @@ class SMTPReceiver:
         assert self._loop is not None
         for server in self._servers:
             server.close()
-        for connection in list(self.connections):
-            connection.shut_down()
         deadline = self._loop.time() + SHUTDOWN_TIME
         while (self.connections or self._handling) and self._loop.time() < deadline:
+            for connection in list(self.connections):  # every time: some were accepted just before the end
+                connection.shut_down()
             await asyncio.sleep(0.01)
         if self._handling:
             log.error("gave up: %d messages are still being handled; their clients keep them", len(self._handling))
@@ -190,17 +200,21 @@ class SMTPReceiver:
 
     async def handle_RCPT(self, server, session, envelope, address: str, options: list[str]) -> str:
         if self.unknown_recipients == "refuse" and not self.knows_recipient(address):
-            log.info("refused: <%s> from <%s> at %s: no route takes it", address, envelope.mail_from, session.peer)
-            return f"550 5.1.1 <{address}>: no such recipient here"
+            sender = printable(envelope.mail_from)
+            log.info("refused: <%s> from <%s> at %s: no route takes it", printable(address), sender, session.peer)
+            return f"550 5.1.1 <{printable(address)}>: no such recipient here"
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
     async def handle_DATA(self, server, session, envelope) -> str:
-        assert self._loop is not None
+        assert self._loop is not None and self._pool is not None
         sender = "" if envelope.mail_from == "<>" else envelope.mail_from
-        handling = self._loop.run_in_executor(
-            self._pool, self.process_message, session.peer, sender, list(envelope.rcpt_tos), envelope.content
+        # Messages of one sender wait for each other in any case: here they do it without holding a thread.
+        turn = sender.lower() if Router.LOCKING == "sender" and sender else None
+        job = self._pool.submit(
+            turn, self.process_message, session.peer, sender, list(envelope.rcpt_tos), envelope.content
         )
+        handling = asyncio.wrap_future(job, loop=self._loop)
         self._handling.add(handling)
         handling.add_done_callback(self._handling.discard)
         # Shielded: a client that goes away does not take its message out of the handlers' hands.
@@ -209,20 +223,22 @@ class SMTPReceiver:
 
     def knows_recipient(self, address: str) -> bool:
         """Whether mail for this address is taken when unknown recipients are refused. Asks the Router; override it."""
+        if Router.RELOAD:
+            Router.reload()
         return next(Router.match(address.lower()), None) is not None
 
     def process_message(self, Peer: Any, From: str, To: str | list[str], Data: bytes | str) -> str | None:
         """Route one message. Returns None when it was taken, or else the reply line that refuses it."""
         try:
             message = MailRequest(Peer, From, To, Data)
-            log.info("received: %s from <%s> to %s at %s", message_id(message), From, To, Peer)
+            log.info("received: %s from <%s> to %s at %s", message_id(message), printable(From), To, Peer)
             refusal = settle(message, Router.deliver_each(message))
-        except Exception:
-            log.exception("failed: a message from <%s> to %s at %s", From, To, Peer)
+        except BaseException:  # whatever a handler raises, KeyboardInterrupt as well, it must not end the event loop
+            log.exception("failed: a message from <%s> to %s at %s", printable(From), To, Peer)
             refusal = SMTPError(451, "4.3.0 The message could not be handled, try again later")
         if refusal is None:
             return None
-        log.info("refused: %s from <%s> to %s: %s", message_id(message), From, To, refusal)
+        log.info("refused: %s from <%s> to %s: %s", message_id(message), printable(From), To, printable(refusal))
         return _reply_lines(refusal)
 
 
@@ -243,15 +259,17 @@ def _listen(family: int, kind: int, proto: int, address: tuple) -> socket.socket
 
 def _reply_lines(error: SMTPError) -> str:
     """The error as a reply of one or more lines (RFC 5321 section 4.2.1), whatever is in its text."""
-    first, *more = [f"{error.code}{{}}{line}" for line in error.message.splitlines() or [""]][::-1]
-    return "\r\n".join([line.format("-") for line in more[::-1]] + [first.format(" ")])
+    *more, last = error.message.splitlines() or [""]
+    return "\r\n".join([f"{error.code}-{printable(line)}" for line in more] + [f"{error.code} {printable(last)}"])
 
 
 class QueueReceiver:
     """Takes messages out of a queue and gives them to the Router, as SMTPReceiver does with those from the wire.
 
-    Looks every `sleep` seconds. Messages over `size_limit` bytes (0: none is) go to the Maildir `oversize_dir`, or are
-    dropped when there is none.
+    Looks every `sleep` seconds. A recipient that a handler refuses with 4xx stays in the queue and is tried again,
+    three times in all; what fails for good goes to the undeliverable queue, and so does a message that took the whole
+    process with it three times. Without an undeliverable queue such messages stay. Messages over `size_limit` bytes
+    (0: none is) go to the Maildir `oversize_dir`, or are dropped when there is none.
     """
 
     def __init__(self, queue_dir: str, sleep: float = 10, size_limit: int = 0, oversize_dir: str | None = None):
@@ -272,29 +290,53 @@ class QueueReceiver:
                 return
 
     def _drain(self) -> None:
-        failed = set()
+        # What fails while the undeliverable queue is drained comes back to it, under another key and for the next time.
+        only = set(self.queue.keys()) if self._drains_undeliverable() else None
+        failed: set[str] = set()
         while not self._closing.is_set():
-            with self.queue.claim() as claim:
-                if claim is None or claim.key in failed:
+            with self.queue.claim(but=failed) as claim:
+                if claim is None or (only is not None and claim.key not in only):
                     return
-                if self.process_message(claim.message) is None:
+                try:
+                    done = self._handle(claim)
+                except Exception:
+                    log.exception("failed: %s stays in the queue %s", claim.key, self.queue_dir)
+                    done = False
+                if done:
                     claim.done()
                 else:
                     failed.add(claim.key)
 
+    def _drains_undeliverable(self) -> bool:
+        other = getattr(Router.UNDELIVERABLE_QUEUE, "dir", None)
+        return other is not None and os.path.realpath(other) == os.path.realpath(self.queue_dir)
+
+    def _handle(self, claim: Claim) -> bool:
+        """Route a claimed message. Returns whether the queue may forget it."""
+        if claim.count > MAX_CLAIMS:
+            # It was claimed that often and never came to an end: it takes the process with it. Not once more.
+            return self._set_aside(claim, f"{claim.count - 1} attempts to handle it did not end")
+        outcomes = self._route(claim.message)
+        unsafe = [outcome for outcome in outcomes if not outcome.safe]
+        later = [outcome for outcome in unsafe if is_temporary(outcome) and claim.count < MAX_CLAIMS]
+        unsafe = [outcome for outcome in unsafe if outcome not in later and not Router.keep(claim.message, outcome)]
+        left = [outcome.recipient for outcome in later + unsafe]
+        if left and len(left) < len(outcomes):
+            claim.narrow(left)
+        return not left
+
+    def _set_aside(self, claim: Claim, reason: str) -> bool:
+        return undeliverable_message(claim.message, f"{claim.key}: {reason}") is not None
+
+    def _route(self, message: MailRequest) -> list[Outcome]:
+        sender = printable(message.route_from)
+        log.info("received: %s from <%s> to %s", message_id(message), sender, sorted(message.route_to))
+        return Router.deliver_each(message)
+
     def process_message(self, msg: MailRequest) -> str | None:
-        """Route one message. Returns None when the queue may forget it, or else the reason why it may not."""
-        try:
-            log.info("received: %s from <%s> to %s", message_id(msg), msg.route_from, sorted(msg.route_to))
-            outcomes = Router.deliver_each(msg)
-            unsafe = [outcome for outcome in outcomes if not outcome.safe and not Router.keep(msg, outcome)]
-            reason = str(_reply_for(unsafe[0])) if unsafe else None
-        except Exception as error:
-            log.exception("failed: a message from the queue %s", self.queue_dir)
-            reason = str(error)
-        if reason:
-            log.error("failed: a message stays in the queue %s: %s", self.queue_dir, reason)
-        return reason
+        """Route one message. Returns None when all copies are handled or kept, or else the reply that tells why not."""
+        refusal = settle(msg, self._route(msg))
+        return None if refusal is None else str(refusal)
 
     def close(self) -> None:
         """Make `start` return after the message in hand. May be called from any thread."""

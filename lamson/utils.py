@@ -81,7 +81,9 @@ def make_fake_settings(host: str, port: int) -> Any:
     from lamson.server import SMTPReceiver
 
     if os.path.isdir("logs"):
-        logging.basicConfig(filename="logs/logger.log", level=logging.INFO, format=LOG_FORMAT)
+        logging.basicConfig(
+            filename="logs/logger.log", errors="backslashreplace", level=logging.INFO, format=LOG_FORMAT
+        )
     Router.load(["lamson.handlers.log", "lamson.handlers.queue"])
     # There from the start, so that a mail program can open it before the first message has come.
     Queue(lamson.handlers.queue.QUEUE)

@@ -15,6 +15,7 @@ def fresh_router():
     Router.STATE_STORE = MemoryStorage()
     Router.HANDLERS = {}
     Router._stamps = {}
+    Router._known = {}
     Router.DEFAULT_CAPTURES = {}
     Router.UNDELIVERABLE_QUEUE = None
     yield Router

@@ -144,6 +144,15 @@ class TestInAndOut:
         box.push(RAW)
         assert [oct(mode)[2:4] for mode in synced] == ["10", "40"]  # a file, then a folder
 
+    def test_the_reason_is_kept_in_front_and_not_part_of_the_message(self, box, tmp_path):
+        key = box.push(request(), reason="550 No.\r\nReally: нет")
+        raw = (tmp_path / "queue/new" / key).read_bytes()
+        assert raw.startswith("X-Lamson-Reason: 550 No. Really: нет\r\nDelivered-To: list@test.com\r\n".encode())
+        assert queue.envelope_reason(raw) == "550 No. Really: нет"
+        assert box.get(key).original == RAW and box.get(key).envelope == ("zed@example.com", ["list@test.com"])
+        assert queue.envelope_reason(RAW) is None
+        assert queue.envelope_reason(b"X-Lamson-Reason: a stranger's\r\n" + RAW) is None
+
 
 class TestLimits:
     def test_messages_over_the_limit_are_moved(self, tmp_path):
@@ -183,6 +192,26 @@ class TestClaims:
         with box.claim() as claim:
             assert claim.key == key
 
+    def test_a_claim_counts_how_often_it_was_made_and_keeps_the_flags_of_mail_programs(self, box, tmp_path):
+        key = box.push(request())
+        for count in (1, 2):
+            with box.claim() as claim:
+                assert (claim.key, claim.count) == (key, count)
+        assert (tmp_path / "queue/cur" / (key + ":2,ab")).exists() and box.keys() == [key]
+        os.rename(tmp_path / "queue/cur" / (key + ":2,ab"), tmp_path / "queue/cur" / (key + ":2,FSab"))
+        with box.claim() as claim:
+            assert claim.count == 3
+            assert (tmp_path / "queue/cur" / (key + ":2,FSabc")).exists()
+            claim.done()
+        assert box.count() == 0
+
+    def test_a_claim_that_was_made_far_too_often_counts_on_without_more_letters(self, box, tmp_path):
+        key = box.push(request())
+        letters = "abcdefghijklmnopqrstuvwxyz"
+        os.rename(tmp_path / "queue/new" / key, tmp_path / "queue/cur" / f"{key}:2,{letters}")
+        with box.claim() as claim:
+            assert claim.count == 26
+
     def test_nobody_else_gets_a_claimed_message(self, box, tmp_path):
         first, second = box.push(RAW), box.push(RAW)
         other = Queue(tmp_path / "queue")
@@ -193,7 +222,7 @@ class TestClaims:
     def test_a_mail_program_may_move_a_claimed_message(self, box, tmp_path):
         key = box.push(request())
         with box.claim() as claim:
-            os.rename(tmp_path / "queue/new" / key, tmp_path / "queue/cur" / (key + ":2,S"))
+            os.rename(tmp_path / "queue/cur" / (key + ":2,a"), tmp_path / "queue/cur" / (key + ":2,aS"))
             claim.done()
         assert box.count() == 0
 

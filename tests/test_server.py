@@ -163,7 +163,7 @@ class TestSMTPReceiver:
 
     def test_a_queue_on_a_full_disk_is_a_451(self, receiver):
         class Full:
-            def push(self, message):
+            def push(self, message, reason):
                 raise OSError(28, "No space left on device")
 
         Router.UNDELIVERABLE_QUEUE = Full()
@@ -215,6 +215,77 @@ class TestSMTPReceiver:
 
         reply = one.process_message("peer", "a@b.c", ["d@e.f"], RAW.decode())
         assert reply == "550 Permanent Failure Mail Delivery Protocol Status"
+
+    def test_a_reply_takes_whatever_text_there_is(self):
+        one = SMTPReceiver()
+
+        @route(".+")
+        def START(message):
+            raise SMTPError(550, "{x} %s \x1b[2J я\nsecond\r\n")
+
+        reply = one.process_message("peer", "a@b.c", ["d@e.f"], RAW)
+        assert reply == "550-{x} %s \\x1b[2J \\u044f\r\n550 second"
+
+    def test_a_code_that_refuses_nothing_refuses_for_now(self, caplog):
+        @route(".+")
+        def START(message):
+            raise SMTPError(250, "Fine.")
+
+        assert SMTPReceiver().process_message("peer", "a@b.c", ["d@e.f"], RAW).startswith("451 ")
+        assert "250 refuses nothing" in caplog.text
+
+    def test_one_slow_sender_does_not_keep_the_others_waiting_under_LOCKING_sender(self, receiver, monkeypatch):
+        monkeypatch.setattr(server, "HANDLER_THREADS", 2)
+        Router.LOCKING = "sender"
+        go_on = threading.Event()
+
+        @route(".+")
+        @stateless
+        def START(message):
+            assert message.route_from != "slow@b.c" or go_on.wait(30)
+
+        one = receiver()
+        threads = [
+            threading.Thread(target=lambda: client(one).sendmail("slow@b.c", "d@e.f", RAW), daemon=True)
+            for _ in range(5)
+        ]
+        for thread in threads:
+            thread.start()
+        with client(one) as smtp:
+            smtp.sendmail("fast@b.c", "d@e.f", RAW)
+        go_on.set()
+        for thread in threads:
+            thread.join(30)
+
+    def test_a_handler_that_hangs_does_not_hold_close_for_ever(self, receiver, monkeypatch, caplog):
+        monkeypatch.setattr(server, "SHUTDOWN_TIME", 0.2)
+        inside, go_on = threading.Event(), threading.Event()
+
+        @route(".+")
+        def START(message):
+            inside.set()
+            go_on.wait(30)
+
+        one = receiver()
+        smtp = client(one)
+        smtp.ehlo()
+        smtp.mail("a@b.c")
+        smtp.rcpt("d@e.f")
+        smtp.docmd("DATA")
+        smtp.send(RAW + b".\r\n")
+        assert inside.wait(30)
+        one.close()
+        assert "1 messages are still being handled" in caplog.text
+        go_on.set()
+
+    def test_a_changed_handler_counts_at_rcpt_too(self, app, receiver):
+        (app / "one.py").write_text("from lamson.routing import *\n@route('old@test.com')\ndef START(m): pass\n")
+        Router.load(["one"])
+        Router.RELOAD = True
+        one = receiver(unknown_recipients="refuse")
+        assert not one.knows_recipient("new@test.com")
+        (app / "one.py").write_text("from lamson.routing import *\n@route('new@test.com')\ndef ANOTHER(m): pass\n")
+        assert one.knows_recipient("NEW@test.com")
 
 
 class TestSettle:
@@ -268,6 +339,67 @@ class TestQueueReceiver:
         Router.UNDELIVERABLE_QUEUE = Queue(tmp_path / "undeliverable")
         QueueReceiver(str(tmp_path / "in")).start(one_shot=True)
         assert box.count() == 0 and Router.UNDELIVERABLE_QUEUE.count() == 2
+
+    def test_a_temporary_refusal_is_tried_three_times_and_only_for_its_recipient(self, tmp_path):
+        Router.UNDELIVERABLE_QUEUE = Queue(tmp_path / "undeliverable")
+        tries = []
+
+        @route("(name)@test.com", name=".+")
+        @stateless
+        def START(message, name):
+            tries.append(name)
+            if name == "later":
+                raise SMTPError(450, "Later.")
+            if name == "never":
+                raise SMTPError(550, "Never.")
+
+        box = Queue(tmp_path / "in")
+        box.push(MailRequest("peer", "a@b.c", ["good@test.com", "later@test.com", "never@test.com"], RAW))
+        receiver = QueueReceiver(str(tmp_path / "in"))
+        receiver.start(one_shot=True)
+        assert sorted(tries) == ["good", "later", "never"]
+        assert box.get(box.keys()[0]).envelope == ("a@b.c", ["later@test.com"])
+        assert box.get(box.keys()[0]).original == RAW
+        receiver.start(one_shot=True)
+        assert box.count() == 1
+        receiver.start(one_shot=True)
+        assert sorted(tries) == ["good", "later", "later", "later", "never"]
+        assert box.count() == 0
+        kept = [Router.UNDELIVERABLE_QUEUE.pop()[1].envelope for _ in range(2)]
+        assert kept == [("a@b.c", ["never@test.com"]), ("a@b.c", ["later@test.com"])]
+
+    def test_draining_the_undeliverable_queue_tries_each_message_once(self, tmp_path):
+        box = Router.UNDELIVERABLE_QUEUE = Queue(tmp_path / "undeliverable")
+        box.push(RAW)
+        box.push(RAW)
+        tries = []
+
+        @route(".+")
+        @stateless
+        def START(message):
+            tries.append(message)
+            raise ConnectionRefusedError("the old server is down")
+
+        QueueReceiver(str(tmp_path / "undeliverable")).start(one_shot=True)
+        assert len(tries) == 2 and box.count() == 2
+
+    def test_what_cannot_be_read_is_moved_aside_and_the_rest_is_handled(self, tmp_path, taken, caplog):
+        box = Queue(tmp_path / "in")
+        (tmp_path / "in/new/1.a-folder").mkdir()
+        box.push(RAW)
+        QueueReceiver(str(tmp_path / "in")).start(one_shot=True)
+        assert len(taken) == 1 and box.count() == 0
+        assert (tmp_path / "in/unreadable/1.a-folder").is_dir() and "cannot be read" in caplog.text
+
+    def test_a_message_that_takes_the_process_with_it_is_set_aside_after_three_times(self, tmp_path, taken):
+        Router.UNDELIVERABLE_QUEUE = Queue(tmp_path / "undeliverable")
+        box = Queue(tmp_path / "in")
+        box.push(MailRequest("peer", "a@b.c", ["list@test.com"], RAW))
+        for _ in range(3):
+            with box.claim():
+                pass  # as after a crash: claimed, and neither handled nor given back
+        QueueReceiver(str(tmp_path / "in")).start(one_shot=True)
+        assert not taken and box.count() == 0 and Router.UNDELIVERABLE_QUEUE.count() == 1
 
     def test_oversized_messages_are_moved(self, tmp_path, taken):
         Queue(tmp_path / "in").push(RAW)

@@ -13,4 +13,4 @@ from lamson.routing import nolocking, route, stateless
 @stateless
 @nolocking
 def START(message, to=None, host=None):
-    settings.relay.deliver(message, To=f"{to}@{host}")
+    settings.relay.deliver(message)

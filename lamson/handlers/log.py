@@ -2,6 +2,7 @@
 
 import logging
 
+from lamson.logs import printable
 from lamson.routing import route, stateless
 
 log = logging.getLogger(__name__)
@@ -10,5 +11,6 @@ log = logging.getLogger(__name__)
 @route("(to)@(host)", to=".+", host=".+")
 @stateless
 def START(message, to=None, host=None):
-    log.info("MESSAGE to %s@%s from %s: %s", to, host, message.route_from, message["subject"])
+    recipient, sender = printable(f"{to}@{host}"), printable(message.route_from)
+    log.info("MESSAGE to %s from %s: %s", recipient, sender, printable(message["subject"]))
     log.debug("%s", message)
