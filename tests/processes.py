@@ -8,6 +8,7 @@ with Shell(tmp_path) as shell:
         mutt.type("q")
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -88,13 +89,11 @@ class Shell:
     def _none_left_but_killed(self) -> bool:
         left = self.left()
         for pid in left:
-            try:
+            with contextlib.suppress(ProcessLookupError):  # it ended just now
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it ended just now
         return not left
 
-    def run(self, line: str, code: int = 0, **options: Any) -> str:
+    def run(self, line: str, code: int = 0) -> str:
         """Runs a line as /bin/sh does, checks its exit code, and returns all that it printed."""
         if line.startswith("cd "):
             self.folder /= line.removeprefix("cd ")
@@ -105,12 +104,11 @@ class Shell:
             shell=True,
             cwd=self.folder,
             env=self.environment,
-            stdin=options.pop("stdin", subprocess.DEVNULL),
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             timeout=60,
-            **options,
         )
         assert done.returncode == code, f"{line} ended with {done.returncode}:\n{done.stdout}"
         return done.stdout
