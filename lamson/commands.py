@@ -20,6 +20,7 @@ from lamson.args import Octal, Port
 
 if TYPE_CHECKING:
     from lamson.mail import MailRequest
+    from lamson.queue import Entry
 
 TEMPORARY_FAILURE, UNAVAILABLE, USAGE = 75, 69, 64  # what sendmail exits with, from <sysexits.h>
 
@@ -233,6 +234,9 @@ def queue_command(
     remove: str | None = None,
     count: bool = False,
     clear: bool = False,
+    list: bool = False,
+    retry: str | None = None,
+    boot: str = "config.boot",
     name: str = "run/queue",
 ) -> None:
     """Looks into a queue, or takes mails out of it. Say one thing to do.
@@ -244,14 +248,17 @@ def queue_command(
         -remove KEY: take the mail of this key out
         -count: print how many mails there are
         -clear: take all mails out
+        -list: print each mail's key, sender, recipients, size, age and why it is there
+        -retry KEY: give the mail of this key, or every one with ALL, to the handlers of the project once more
+        -boot MODULE: the module that loads the handlers, for -retry
         -name DIR: the queue
     """
     from lamson.errors import QueueError
     from lamson.queue import Queue
 
-    wanted = [word for word, given in locals().items() if word not in ("name", "Queue", "QueueError") and given]
+    wanted = [word for word, given in locals().items() if word not in ("name", "boot", "Queue", "QueueError") and given]
     if len(wanted) != 1:
-        _misused("queue", "say one thing to do: -pop, -get, -keys, -remove, -count or -clear")
+        _misused("queue", "say one thing to do: -pop, -get, -keys, -remove, -count, -list, -retry or -clear")
     if not os.path.isdir(os.path.join(name, "new")):
         _refuse(f"there is no queue in {name}")
     mails = Queue(name)
@@ -275,8 +282,41 @@ def queue_command(
             _refuse(str(error))
     elif count:
         print(mails.count())
+    elif list:
+        for entry in mails.entries():
+            print(_described(entry))
+    elif retry:
+        _retry(name, mails.keys() if retry == "ALL" else [retry], boot)
     else:
         mails.clear()
+
+
+def _retry(name: str, keys: Sequence[str], boot: str) -> None:
+    from lamson import utils
+    from lamson.server import QueueReceiver
+
+    try:
+        utils.import_settings(True, boot_module=boot)
+    except utils.ServerError as error:
+        _refuse(str(error))
+    failures = QueueReceiver(name).retry(keys)
+    print(f"{len(keys) - len(failures)} of {len(keys)} mails were handled.")
+    for key, reason in failures.items():
+        print(f"{key} stays: {reason}", file=sys.stderr)
+    if failures:
+        sys.exit(1)
+
+
+def _described(entry: "Entry") -> str:
+    from lamson.logs import printable
+
+    hours, rest = divmod(int(entry.age), 3600)
+    age = f"{hours // 24}d{hours % 24:02}h" if hours >= 24 else f"{hours:02}:{rest // 60:02}:{rest % 60:02}"
+    recipients = ", ".join(printable(recipient) for recipient in entry.recipients)
+    line = (
+        f"{entry.key}\n    from <{printable(entry.sender)}> to {recipients or 'nobody'}, {entry.size} bytes, {age} old"
+    )
+    return line + (f"\n    {printable(entry.reason)}" if entry.reason else "")
 
 
 def _print_mail(message: "MailRequest") -> None:

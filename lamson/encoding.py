@@ -21,6 +21,7 @@ can be: ASCII where it fits, UTF-8 where it does not, in headers, names in addre
 import email.parser
 import email.policy
 import io
+import re
 from collections.abc import Callable
 from email.charset import Charset
 from email.message import Message
@@ -114,11 +115,27 @@ def to_message(mail: MailBase) -> MIMEPart:
     text = mail.as_string()
     try:
         message = email.parser.Parser(_class=MIMEPart).parsestr(text)  # type: ignore[arg-type]
+        for part in message.walk():
+            _make_printable(part)
         if _depth(message) <= 2 * MAX_DEPTH:
             return message  # type: ignore[return-value]
     except RecursionError:
         pass  # deeper still
     return email.parser.HeaderParser(_class=MIMEPart).parsestr(text)  # type: ignore[arg-type,return-value]
+
+
+# What Python's email takes for line ends in a header when it writes one, and nobody else does.
+_OTHER_LINE_ENDS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+
+
+def _make_printable(part: Message) -> None:
+    """Let Python's email write the part: it refuses headers of a message in the message that seem to have line ends."""
+    headers = [(name, str(value)) for name, value in part.items()]
+    if any(_OTHER_LINE_ENDS.search(value) for _, value in headers):
+        for name, _ in headers:
+            del part[name]
+        for name, value in headers:
+            part[name] = _OTHER_LINE_ENDS.sub(" ", value)
 
 
 def _depth(message: Message) -> int:

@@ -33,10 +33,10 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lamson.errors import QueueError
 from lamson.mail import MailRequest, bare_address
@@ -48,6 +48,7 @@ _counter = itertools.count()
 
 _RECIPIENT = b"Delivered-To: "
 _SENDER = b"Return-Path: <"
+_HEAD = 1 << 16  # bytes that are read of a message to list it
 _REASON = b"X-Lamson-Reason: "
 
 
@@ -241,6 +242,17 @@ def _text(raw: bytes) -> str:
 # --- the queue ---------------------------------------------------------------------------------------------------
 
 
+class Entry(NamedTuple):
+    """One message as a list of the queue shows it: `size` in bytes, `age` in seconds, why it is here."""
+
+    key: str
+    sender: str
+    recipients: list[str]
+    size: int
+    age: float
+    reason: str
+
+
 class Claim:
     """A message that is this process's to handle. It is nobody's again when the claim ends without `done`.
 
@@ -254,11 +266,11 @@ class Claim:
         self._maildir = maildir
         self._path = path
 
-    def narrow(self, recipients: list[str]) -> None:
+    def narrow(self, recipients: list[str], reason: str | None = None) -> None:
         """Forget all recipients but these: the others have been handled, and shall not be again. Raises OSError."""
         sender = self.message.envelope[0]
         sender = self.message.route_from or "" if sender is None else sender
-        self._maildir.replace(self._path, join_envelope(sender, recipients, _content(self.message.original)))
+        self._maildir.replace(self._path, join_envelope(sender, recipients, _content(self.message.original), reason))
 
     def done(self) -> None:
         """The message has been handled: take it out of the queue for good."""
@@ -311,13 +323,13 @@ class Queue:
         return None, None
 
     @contextmanager
-    def claim(self, but: Container[str] = ()) -> Iterator[Claim | None]:
+    def claim(self, wanted: Callable[[str], bool] | None = None) -> Iterator[Claim | None]:
         """Give the oldest message that nobody is working on, or None. It stays in the queue until `Claim.done`.
 
-        `but` are the keys of messages that are not wanted now. The claim is a lock of the operating system's on the
+        `wanted` is asked with each key whether it may be this one. The claim is a lock of the operating system's on the
         message's file, so it ends with this process at the latest.
         """
-        for path, file in self._held(but):
+        for path, file in self._held(wanted):
             try:
                 path, count = self.mbox.count_claim(path)
             except FileNotFoundError:  # a mail program has moved it just now; it is found again in the next round
@@ -326,10 +338,10 @@ class Queue:
             return
         yield None
 
-    def _held(self, but: Container[str] = ()) -> Iterator[tuple[Path, Any]]:
+    def _held(self, wanted: Callable[[str], bool] | None = None) -> Iterator[tuple[Path, Any]]:
         """Yield messages' files, each open and locked until the next one is asked for."""
         for path in self.mbox.waiting():
-            if key_of(path) in but:
+            if wanted is not None and not wanted(key_of(path)):
                 continue
             try:
                 file = path.open("rb")
@@ -375,6 +387,22 @@ class Queue:
         if path is None:
             raise QueueError(f"There is no message {key!r} in {self.dir}.")
         path.unlink()
+
+    def entries(self) -> Iterator[Entry]:
+        """What there is to know about each message without reading it whole, the oldest first."""
+        for path in self.mbox.files():
+            try:
+                with path.open("rb") as file:
+                    status, head = os.fstat(file.fileno()), file.read(_HEAD)
+            except OSError:  # it has been handled meanwhile, or cannot be read, which `pop` and `claim` deal with
+                continue
+            sender, recipients, rest = split_envelope(head)
+            if recipients is None:
+                message = MailRequest("queue", None, None, rest)
+                sender, recipients = message.route_from, sorted(message.route_to)
+            seconds = path.name.partition(".")[0]  # another program's files may be called anything
+            age = max(0.0, time.time() - (int(seconds) if seconds.isdecimal() else status.st_mtime))
+            yield Entry(key_of(path), sender or "", recipients, status.st_size, age, envelope_reason(head) or "")
 
     def keys(self) -> list[str]:
         """The keys of all messages, the oldest first."""

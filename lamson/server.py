@@ -17,6 +17,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 from lamson.errors import SMTPError
@@ -294,8 +295,8 @@ class QueueReceiver:
         only = set(self.queue.keys()) if self._drains_undeliverable() else None
         failed: set[str] = set()
         while not self._closing.is_set():
-            with self.queue.claim(but=failed) as claim:
-                if claim is None or (only is not None and claim.key not in only):
+            with self.queue.claim(lambda key: key not in failed and (only is None or key in only)) as claim:
+                if claim is None:
                     return
                 try:
                     done = self._handle(claim)
@@ -306,6 +307,28 @@ class QueueReceiver:
                     claim.done()
                 else:
                     failed.add(claim.key)
+
+    def retry(self, keys: Iterable[str]) -> dict[str, str]:
+        """Handle these messages once more, and return for those that failed why, by key. They stay, with that reason.
+
+        For messages of the undeliverable queue: what fails here is not pushed there a second time.
+        """
+        wanted, failures = set(keys), {}
+        Router.UNDELIVERABLE_QUEUE = None
+        while wanted:
+            with self.queue.claim(wanted.__contains__) as claim:
+                if claim is None:
+                    break
+                wanted.discard(claim.key)
+                unsafe = [outcome for outcome in self._route(claim.message) if not outcome.safe]
+                if unsafe:
+                    failures[claim.key] = (
+                        str(_reply_for(unsafe[0])) if unsafe[0].error is None else str(unsafe[0].error)
+                    )
+                    claim.narrow([outcome.recipient for outcome in unsafe], failures[claim.key])
+                else:
+                    claim.done()
+        return failures | dict.fromkeys(wanted, "it is not there, or another program is handling it")
 
     def _drains_undeliverable(self) -> bool:
         other = getattr(Router.UNDELIVERABLE_QUEUE, "dir", None)

@@ -36,7 +36,7 @@ OPTIONS = {
     "gen": "project FORCE",
     "help": "for",
     "log": "port host chroot chdir uid gid umask pid FORCE debug queue",
-    "queue": "pop get keys remove count clear name",
+    "queue": "pop get keys remove count clear list retry boot name",
     "restart": "pid KILL ALL FORCE chroot chdir boot uid gid umask debug",
     "routes": "path test TRAILING",
     "send": "port host username password ssl starttls debug sender to subject body attach",
@@ -1064,6 +1064,37 @@ def test_queue_refuses_keys_and_queues_that_are_not_there(queued):
     assert "no message 'x'" in refused("queue", "-remove", "x")
     assert "there is no queue in run/other" in refused("queue", "-count", "-name", "run/other")
     assert not Path("run/other").exists()
+
+
+def test_queue_lists_who_wrote_to_whom_and_why_it_is_there(queued):
+    Queue("run/queue").push(MailRequest(None, "", ["b@x.com", "c\x1b@x.com"], b""), reason="550 No.")
+    printed = run("queue", "-list").stdout
+    assert f"{queued[0]}\n    from <me@x.com> to a@x.com, " in printed
+    assert "    from <> to b@x.com, c\\x1b@x.com, " in printed and printed.endswith(" old\n    550 No.\n")
+
+
+def test_queue_retry_gives_undeliverable_mail_to_the_handlers_once_more(folder):
+    commands.gen_command("p")
+    os.chdir("p")
+    handler = Path("app/handlers/sample.py")
+    works = handler.read_text()
+    undeliverable = Queue("run/undeliverable")
+    keys = [undeliverable.push(MailRequest(None, "me@x.com", [f"{n}@test.com"], MAILS[0])) for n in "ab"]
+    handler.write_text(
+        works + "\n\ndef deliver(message):\n    raise ValueError('still no luck')\n\nrelay.deliver = deliver\n"
+    )
+    answer = run("queue", "-name", "run/undeliverable", "-retry", "ALL", code=1)
+    assert answer.stdout == "0 of 2 mails were handled.\n"
+    assert f"{keys[0]} stays: still no luck" in answer.stderr
+    assert (
+        undeliverable.keys() == keys and "still no luck" in run("queue", "-list", "-name", "run/undeliverable").stdout
+    )
+    done = "\n\ndef deliver(message):\n    open('done', 'a').write(message.recipient)\n\nrelay.deliver = deliver\n"
+    handler.write_text(works + done)
+    assert run("queue", "-name", "run/undeliverable", "-retry", keys[1]).stdout == "1 of 1 mails were handled.\n"
+    assert Path("done").read_text() == "b@test.com" and undeliverable.keys() == keys[:1]
+    answer = run("queue", "-name", "run/undeliverable", "-retry", "no-such-key", code=1)
+    assert answer.stderr == "no-such-key stays: it is not there, or another program is handling it\n"
 
 
 def test_queue_wants_one_thing_to_do(queued):

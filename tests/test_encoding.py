@@ -399,3 +399,12 @@ class TestLamsonsFunctions:
         assert encoding.parse_parameter_header(message, "Content-Disposition") == (None, {})
         assert encoding.CONTENT_ENCODING_REMOVED_PARAMS == ["boundary"]
         assert encoding.VALUE_IS_EMAIL_ADDRESS("a@b.c") and not encoding.VALUE_IS_EMAIL_ADDRESS("ab")
+
+
+def test_a_message_in_a_message_with_odd_line_ends_in_its_headers_can_be_written_by_python():
+    raw = (
+        b"Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: message/rfc822\n\n"
+        b"Received: from a\n \x1dReceame: inner\x0b\x0cx\nSubject: inner\n\ntext\n--b--\n"
+    )
+    message = encoding.to_message(encoding.from_string(raw))
+    assert "Received: from a" in message.as_string() and "Subject: inner" in message.as_string()

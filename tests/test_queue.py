@@ -154,6 +154,15 @@ class TestInAndOut:
         assert queue.envelope_reason(b"X-Lamson-Reason: a stranger's\r\n" + RAW) is None
 
 
+    def test_entries_tell_what_there_is_without_reading_it_whole(self, box):
+        keys = [box.push(request(to=["a@test.com", "b@test.com"]), reason="550 No."), box.push(RAW), box.push(b"")]
+        first, second, third = box.entries()
+        assert first[:3] == (keys[0], "zed@example.com", ["a@test.com", "b@test.com"])
+        assert (first.reason, second.reason) == ("550 No.", "")
+        assert second[:4] == (keys[1], "a@example.com", ["list@test.com"], len(RAW))
+        assert third[:4] == (keys[2], "", [], 0) and 0 <= third.age < 60
+
+
 class TestLimits:
     def test_messages_over_the_limit_are_moved(self, tmp_path):
         box = Queue(tmp_path / "queue", pop_limit=100, oversize_dir=tmp_path / "big")
