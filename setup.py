@@ -42,6 +42,7 @@ setup(
         "aiosmtpd>=1.4.5",
         "chardet>=5.2",
         "dnspython>=2.4",
+        "flufl.bounce>=5.0.1",
         "html-text>=0.6",
         "jinja2>=3.1",
         "nose2>=0.14",

@@ -1,39 +1,74 @@
 """Sending mail on: `Relay`.
 
     relay = Relay("localhost", 25)
-    relay.deliver(message)                      # the other server has it when this returns, or it raises
+    relay.deliver(message)              # the other server has it when this returns, or it raises
 
-A request that nobody changed leaves as the bytes that came in. Only where these would be dangerous are they touched: a
-dot that follows a line end of half a CRLF. Another server might take it for the end of the message, and what follows
-for commands (SMTP smuggling), so the whole CRLF is sent there.
+    relay = Relay("localhost", 25, queue="run/outgoing")
+    relay.deliver(message)              # the other server has it, or it is on disk and will be tried again
+
+With `queue`, there are three outcomes for each recipient. The other server takes the message; or it cannot now, and the
+message waits in the queue (see `lamson.outgoing`); or it never will, and the message goes to the undeliverable queue
+with the reason. `deliver` raises only when there is no undeliverable queue, or a disk does not take a message.
+
+A request that nobody changed leaves as the bytes that came in.
 """
 
 import contextlib
 import email.utils
 import logging
-import re
+import os
 import smtplib
-from collections.abc import Iterator
-from typing import Any
+import ssl as tls
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-import dns.exception
-import dns.resolver
-
-from lamson.logs import message_id
+from lamson.client import Connection, Connections, NotSent, Reply
+from lamson.errors import QueueError
+from lamson.hosts import MailHosts, NoMailHost
+from lamson.logs import message_id, printable
 from lamson.mail import MailRequest, MailResponse, bare_address
+from lamson.outgoing import Failure, RetryQueue
+from lamson.routing import Router
 
 log = logging.getLogger(__name__)
 
-RELAY_TIMEOUT = 60  # seconds that a relay may keep silent
+RECIPIENTS = 100  # in one transaction: so many every server has to take (RFC 5321 section 4.5.3.1.8)
+ADDRESSES = 5  # of one domain's hosts, that are tried for one message
+REST_TIME = 60  # seconds for which a host that timed out is not asked again, when there is a queue
+RETRY_THREADS = 4  # a slow host holds one, and the mail for others goes on
 
-_HALF_LINE_END_AND_DOT = re.compile(rb"(?:(?<!\r)\n|\r(?!\n))(?=\.)")
+# A reply to these is about the message; one to STARTTLS or AUTH is about the relay's settings and may change.
+_REPLIES_ABOUT_THE_MESSAGE = (
+    smtplib.SMTPConnectError,
+    smtplib.SMTPHeloError,
+    smtplib.SMTPSenderRefused,
+    smtplib.SMTPDataError,
+)
+
+
+class _Unreachable(Exception):
+    """A host could not be reached, or went away before it had the message; the cause says how."""
+
+
+class _Failed(NamedTuple):
+    """What kept a message from one recipient."""
+
+    destination: str
+    error: Exception
+    reply: Reply
+    failure: Failure
 
 
 class Relay:
-    """Sends mail on to another server: a smart host, or the domain's own when `host` is None.
+    """Sends mail on to another server: a smart host, or the recipients' own mail servers when `host` is None.
 
-    `ssl` speaks TLS from the first byte, `starttls` asks for it; `username` and `password` log in. `debug` 1 prints the
-    conversation to stderr.
+    `ssl` speaks TLS from the first byte, `starttls` asks for it. Both want a certificate for the host's name that the
+    system trusts, or that an `ssl.SSLContext` trusts that is given in place of True. ``starttls='opportunistic'`` takes
+    TLS where it is offered, from anybody. `username` and `password` log in. `debug` 1 prints conversations to stderr.
+
+    `queue` is the folder of the queue for what cannot be delivered now. Between `start` and `close` it is tried again;
+    `lamson start` calls these. Threads may share a relay, which keeps connections open for the next message.
     """
 
     def __init__(
@@ -42,9 +77,10 @@ class Relay:
         port: int = 25,
         username: str | None = None,
         password: str | None = None,
-        ssl: bool = False,
-        starttls: bool = False,
+        ssl: bool | tls.SSLContext = False,
+        starttls: bool | str | tls.SSLContext = False,
         debug: int = 0,
+        queue: str | os.PathLike | None = None,
     ):
         self.hostname = host
         self.port = port
@@ -53,102 +89,275 @@ class Relay:
         self.ssl = ssl
         self.starttls = starttls
         self.debug = debug
+        self.outgoing: RetryQueue | None = None
+        if queue is not None:
+            self.outgoing = RetryQueue(queue, self._try_again, self._give_up, threads=RETRY_THREADS)
+        self.hosts = MailHosts()
+        self.clock: Callable[[], float] = time.monotonic
+        self._tls = _context("ssl", ssl)
+        self._starttls = unverified_context() if starttls == "opportunistic" else _context("starttls", starttls)
+        self._connections = Connections()
+        self._resting: dict[str, tuple[float, str]] = {}  # addresses that timed out, until when, and with which words
 
     def __repr__(self) -> str:
         return f"<Relay to ({self.hostname}:{self.port})>"
 
+    def start(self) -> None:
+        """Try again what is in the queue, in threads of its own, until `close`. Without a queue this does nothing."""
+        if self.outgoing is not None:
+            self.outgoing.start()
+
+    def close(self) -> None:
+        """Finish the attempts in hand, for 30 seconds at most, and close the connections. `deliver` still works."""
+        if self.outgoing is not None:
+            self.outgoing.close()
+        self._connections.close()
+
     def deliver(self, message: Any, To: str | list[str] | None = None, From: str | None = None) -> None:
-        """Send a MailRequest, MailResponse or `email.message.Message`. Returns when the other server has taken it.
+        """Send a MailRequest, MailResponse or `email.message.Message`.
 
         Without `To` a request goes to the recipient it is being handled for, or to those of its envelope, and anything
         else to its To, Cc and Bcc headers. Without `From` the sender is that of the envelope or the From header.
-        Raises `smtplib.SMTPException` (the server refused; SMTPRecipientsRefused names those it did not take) or
-        OSError (it could not be reached).
+
+        Returns when the other server has taken the message for each recipient or, with a queue, the disk has. Raises
+        `smtplib.SMTPException` (the server refused; SMTPRecipientsRefused names those it did not take) or OSError (it
+        could not be reached). With a queue it raises these only for recipients that were refused for good while
+        `Router.UNDELIVERABLE_QUEUE` is None, or when the disk fails.
         """
         recipients = _recipients(message, To)
         sender = _sender(message, From)
         if not recipients:
             raise ValueError("The message has no recipient: give To, or a message with a To header.")
         content = _content(message)
-        if self.hostname:
-            self._send(self.hostname, sender, recipients, content)
-        else:
-            for recipient in recipients:
-                self._send(self.resolve_relay_host(recipient), sender, [recipient], content)
-        log.info("relayed: %s from <%s> to %s", message_id(message), sender, recipients)
-
-    def _send(self, host: str, sender: str, recipients: list[str], content: bytes) -> None:
-        with self._connect(host) as connection:
-            options = []
-            if not content.isascii() and connection.has_extn("8bitmime"):
-                options.append("BODY=8BITMIME")
-            if connection.has_extn("smtputf8"):
-                if _needs_smtputf8(sender, recipients, content):
-                    options.append("SMTPUTF8")
-            else:
-                sender, *recipients = map(_in_ascii, [sender, *recipients])
-            refused = connection.sendmail(sender, recipients, content, options)
-        if refused:
-            raise smtplib.SMTPRecipientsRefused(refused)
-
-    @contextlib.contextmanager
-    def _connect(self, host: str) -> Iterator["_Connection"]:
-        connection = (_TLSConnection if self.ssl else _Connection)(timeout=RELAY_TIMEOUT)
-        connection.set_debuglevel(self.debug)
-        try:
-            connection._host = host  # type: ignore[attr-defined]  # connect() does not set the name that TLS checks
-            code, text = connection.connect(host, self.port)
-            if code != 220:
-                raise smtplib.SMTPConnectError(code, text)
-            connection.ehlo_or_helo_if_needed()
-            if self.starttls:
-                connection.starttls()
-                connection.ehlo()
-            if self.username:
-                connection.login(self.username, self.password or "")
-            yield connection
-            # The message is taken: a server that is gone before QUIT changes nothing about that.
-            with contextlib.suppress(smtplib.SMTPException, OSError):
-                connection.quit()
-        finally:
-            connection.close()
-
-    def resolve_relay_host(self, To: str) -> str:
-        """Return the host that takes mail for the address `To` (RFC 5321 section 5.1): its best MX, or its domain.
-
-        Raises OSError when the name service cannot be asked, or says that the domain takes no mail (RFC 7505).
-        """
-        domain = email.utils.parseaddr(To)[1].rpartition("@")[2]
-        if domain.lower() == "localhost":  # RFC 6761: never asked for in the name service
-            return domain
-        try:
-            answer = dns.resolver.resolve(domain, "MX")
-        except (dns.resolver.NoAnswer, dns.resolver.NXDOMAIN):
-            return domain
-        except dns.exception.DNSException as error:
-            raise OSError(f"cannot find out which host takes mail for {domain}: {error}") from error
-        best = min(answer, key=lambda record: record.preference).exchange.to_text(omit_final_dot=True)
-        if best in ("", "."):
-            raise OSError(f"{domain} takes no mail")
-        return best
+        failed = self._deliver(message, sender, recipients, content)
+        if failed and self.outgoing is not None:
+            failed = self._keep(message, sender, content, failed)
+        if failed:
+            _raise(failed)
 
     def send(self, To: str, From: str, Subject: str, Body: str) -> None:
         """Send a plain text. Raises as `deliver` does."""
         self.deliver(MailResponse(To=To, From=From, Subject=Subject, Body=Body))
 
     def reply(self, original: MailRequest, From: str, Subject: str, Body: str) -> None:
-        """Send a plain text to the sender of `original`. Raises as `deliver` does."""
-        self.send(To=original["from"] or "", From=From, Subject=Subject, Body=Body)
+        """Send a plain text to the sender of `original`, the first one its From header names. Raises as `deliver`."""
+        sender = email.utils.parseaddr(original["from"] or "")[1]  # one, however many a stranger has put there
+        self.send(To=sender, From=From, Subject=Subject, Body=Body)
+
+    def resolve_relay_host(self, To: str) -> str:
+        """Return the host to try first for mail to the address `To` (RFC 5321 section 5.1): its best MX, or its domain.
+
+        Raises OSError when the name service cannot be asked, or says that the domain takes no mail.
+        """
+        return self.hosts.of(_domain(email.utils.parseaddr(To)[1]))[0]
+
+    # each recipient's outcome
+
+    def _deliver(self, message: Any, sender: str, recipients: list[str], content: bytes) -> dict[str, _Failed]:
+        """Send one message, several recipients of one destination at a time. Returns those whom it did not reach."""
+        failed: dict[str, _Failed] = {}
+        for destination, group in self._groups(recipients):
+            try:
+                self._send(destination, sender, group, content)
+            except (smtplib.SMTPException, OSError) as error:
+                failed.update(_failures(destination, error, group))
+            reached = [recipient for recipient in group if recipient not in failed]
+            if reached and log.isEnabledFor(logging.INFO):
+                who = printable(", ".join(reached))
+                log.info("relayed: %s from <%s> to %s", message_id(message), printable(sender), who)
+        return failed
+
+    def _groups(self, recipients: list[str]) -> Iterator[tuple[str, list[str]]]:
+        """Yield destinations, the smart host or domains, and their recipients, as many as one transaction takes."""
+        groups: dict[str, list[str]] = {self.hostname: recipients} if self.hostname else {}
+        for recipient in recipients if not groups else ():
+            groups.setdefault(_domain(recipient), []).append(recipient)
+        for destination, group in groups.items():
+            for start in range(0, len(group), RECIPIENTS):
+                yield destination, group[start : start + RECIPIENTS]
+
+    def _keep(self, message: Any, sender: str, content: bytes, failed: dict[str, _Failed]) -> dict[str, _Failed]:
+        """Put the copies that were not delivered on disk. Returns those for which there is no queue. Raises OSError."""
+        assert self.outgoing is not None
+        left = {}
+        waiting: dict[str, dict[str, str]] = {}  # an entry for each destination, so that each waits for no other
+        refused: dict[str, list[str]] = {}
+        for recipient, (destination, _, _, failure) in failed.items():
+            if not failure.permanent:
+                waiting.setdefault(destination, {})[recipient] = failure.reason
+            elif Router.UNDELIVERABLE_QUEUE is not None:
+                refused.setdefault(failure.reason, []).append(recipient)
+            else:
+                left[recipient] = failed[recipient]
+        for reasons in waiting.values():
+            reason = "; ".join(dict.fromkeys(reasons.values()))
+            key = self.outgoing.push(MailRequest("relay", sender, list(reasons), content), reason)
+            who = printable(", ".join(reasons))
+            log.info("queued: %s to %s as %s: %s", message_id(message), who, key, printable(reason))
+        for reason, group in refused.items():
+            self._give_up(MailRequest("relay", sender, group, content), reason)
+        return left
+
+    def _try_again(self, message: MailRequest) -> dict[str, Failure]:
+        """What the queue calls when an entry is due."""
+        sender, recipients = message.envelope
+        failed = self._deliver(message, sender or "", recipients or [], message.as_bytes())
+        return {recipient: each.failure for recipient, each in failed.items()}
+
+    def _give_up(self, message: MailRequest, reason: str) -> None:
+        """Keep what cannot be delivered where people look. Raises OSError, and QueueError without such a queue."""
+        if Router.UNDELIVERABLE_QUEUE is None:
+            raise QueueError("Router.UNDELIVERABLE_QUEUE is None, so there is nowhere to put undeliverable mail.")
+        key = Router.UNDELIVERABLE_QUEUE.push(message, reason=reason)
+        who = printable(", ".join(message.To))
+        log.warning("undeliverable: kept %s to %s as %s: %s", message_id(message), who, key, printable(reason))
+
+    # on the wire
+
+    def _send(self, host: str, sender: str, recipients: list[str], content: bytes) -> None:
+        """Send one message to recipients at one destination: the smart host, or a domain.
+
+        Raises SMTPRecipientsRefused for those whom it did not reach, another SMTPException or OSError when for all.
+        """
+        errors: list[BaseException] = []
+        for name, address in self._addresses(host, errors):
+            try:
+                refused = self._send_to(name, address, sender, recipients, content)
+            except _Unreachable as error:
+                assert error.__cause__ is not None
+                errors.append(error.__cause__)
+                continue
+            if refused:
+                raise smtplib.SMTPRecipientsRefused(refused)
+            return
+        # As long as one host may take it later, it is not refused for good.
+        raise next((error for error in reversed(errors) if not _is_permanent(error)), errors[-1])
+
+    def _addresses(self, host: str, errors: list[BaseException]) -> Iterator[tuple[str, str]]:
+        """Yield names and addresses to try in turn. Hosts that have no address are noted among the `errors`."""
+        if self.hostname:
+            yield self.hostname, self.hostname
+            return
+        tried = 0
+        for name in self.hosts.of(host):
+            try:
+                addresses = self.hosts.addresses(name)
+            except OSError as error:
+                errors.append(error)
+                continue
+            for address in addresses[: ADDRESSES - tried]:
+                tried += 1
+                yield name, address
+
+    def _send_to(self, name: str, address: str, sender: str, recipients: list[str], content: bytes) -> dict[str, Reply]:
+        """Send one message over an open connection or a new one. Returns whom the server refused, and how."""
+        connection = self._connections.take(name, address)
+        if connection is not None:
+            # What a used one says to MAIL may be about its past: it is dead, or has had enough messages.
+            with contextlib.suppress(NotSent, smtplib.SMTPSenderRefused):
+                return self._transfer(connection, sender, recipients, content)
+        try:
+            return self._transfer(self._connect(name, address), sender, recipients, content)
+        except NotSent as error:
+            self._rest(address, error.__cause__)
+            raise _Unreachable from error
+
+    def _connect(self, name: str, address: str) -> Connection:
+        until, words = self._resting.get(address, (0.0, ""))
+        if self.outgoing is not None and until > self.clock():
+            raise _Unreachable from TimeoutError(words)
+        user = (self.username, self.password or "") if self.username else None
+        opportunistic = self.starttls == "opportunistic"
+        try:
+            return Connection(name, address, self.port, self._tls, self._starttls, opportunistic, user, self.debug)
+        except (smtplib.SMTPException, OSError) as error:
+            self._rest(address, error)
+            raise _Unreachable from error
+
+    def _rest(self, address: str, error: BaseException | None) -> None:
+        """Note a host that timed out, so that not everybody waits for it."""
+        if isinstance(error, TimeoutError):
+            now = self.clock()
+            self._resting = {each: rest for each, rest in self._resting.items() if rest[0] > now}
+            self._resting[address] = now + REST_TIME, str(error)
+
+    def _transfer(self, connection: Connection, sender: str, recipients: list[str], content: bytes) -> dict[str, Reply]:
+        try:
+            refused = connection.transfer(sender, recipients, content)
+        except (smtplib.SMTPRecipientsRefused, smtplib.SMTPDataError):
+            with contextlib.suppress(smtplib.SMTPException, OSError):
+                connection.reset()
+                self._release(connection)
+            raise
+        except smtplib.SMTPSenderRefused:
+            connection.leave()
+            raise
+        except BaseException:
+            connection.close()
+            raise
+        self._release(connection)
+        return refused
+
+    def _release(self, connection: Connection) -> None:
+        if self.debug:
+            connection.leave()  # so that what is printed is a whole conversation
+        else:
+            self._connections.keep(connection)
+
+
+# --- failures ----------------------------------------------------------------------------------------------------
+
+
+def _failures(destination: str, error: Exception, recipients: list[str]) -> dict[str, _Failed]:
+    """Return what an error means for each recipient that it is about."""
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        return {
+            recipient: _Failed(destination, error, reply, Failure(_said(destination, reply), reply[0] >= 500))
+            for recipient, reply in error.recipients.items()
+        }
+    permanent = _is_permanent(error)
+    if isinstance(error, smtplib.SMTPResponseException):
+        text = error.smtp_error if isinstance(error.smtp_error, bytes) else error.smtp_error.encode()
+        reply = (error.smtp_code, text)
+        reason = _said(destination, reply)
+    else:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        reason = why if isinstance(error, NoMailHost) else f"cannot send to {destination}: {why}"
+        reply = (550 if permanent else 451, reason.encode("utf-8", "backslashreplace"))
+    return {recipient: _Failed(destination, error, reply, Failure(reason, permanent)) for recipient in recipients}
+
+
+def _is_permanent(error: BaseException) -> bool:
+    """Whether trying again cannot help."""
+    if isinstance(error, _REPLIES_ABOUT_THE_MESSAGE):
+        return error.smtp_code >= 500
+    return isinstance(error, NoMailHost)
+
+
+def _said(destination: str, reply: Reply) -> str:
+    return f"{destination} said: {reply[0]} {' '.join(reply[1].decode('utf-8', 'backslashreplace').split())}"
+
+
+def _raise(failed: dict[str, _Failed]) -> None:
+    """Raise what says best why these recipients did not get the message."""
+    errors = [each.error for each in failed.values()]
+    if isinstance(errors[0], smtplib.SMTPRecipientsRefused) or any(error is not errors[0] for error in errors):
+        raise smtplib.SMTPRecipientsRefused({name: each.reply for name, each in failed.items()}) from errors[0]
+    raise errors[0]
+
+
+# --- what there is to send ---------------------------------------------------------------------------------------
 
 
 def _recipients(message: Any, To: str | list[str] | None) -> list[str]:
+    # What the server took as one address stays one: a comma or a carriage return in its quotes makes no second one.
     if To is None and isinstance(message, MailRequest):
         To = message.envelope[1]
     if To is None:
-        To = ", ".join(message[name] for name in ("To", "Cc", "Bcc") if message[name])
+        To = ", ".join(str(message[name]) for name in ("To", "Cc", "Bcc") if message[name])
     if isinstance(To, str):
         To = [address for _, address in email.utils.getaddresses([To]) if address]
-    return list(dict.fromkeys(map(bare_address, To)))
+    return list(dict.fromkeys(bare_address(str(address)) for address in To))
 
 
 def _sender(message: Any, From: str | None) -> str:
@@ -167,58 +376,25 @@ def _content(message: Any) -> bytes:
     return content
 
 
-class _Connection(smtplib.SMTP):
-    """smtplib's client, but it sends the bytes it is given."""
-
-    def data(self, msg: Any) -> tuple[int, bytes]:
-        self.putcmd("data")
-        code, text = self.getreply()
-        if code != 354:
-            raise smtplib.SMTPDataError(code, text)
-        self.send(on_the_wire(msg))
-        return self.getreply()
+def _domain(address: str) -> str:
+    return address.rpartition("@")[2].lower()
 
 
-class _TLSConnection(smtplib.SMTP_SSL, _Connection):
-    pass
+def _context(name: str, setting: bool | str | tls.SSLContext | None) -> tls.SSLContext | None:
+    """Return the SSLContext that a setting stands for, None for one that is off."""
+    if isinstance(setting, tls.SSLContext):
+        return setting
+    if setting not in (True, False, None):
+        raise ValueError(
+            f"{name} is {setting!r}. It has to be True, False, an SSLContext or (starttls) 'opportunistic'."
+        )
+    return tls.create_default_context() if setting else None
 
 
-def on_the_wire(content: bytes) -> bytes:
-    """The message as it follows DATA: lines of CRLF, the dots of transparency (RFC 5321 section 4.5.2), and the end.
-
-    Text with the line ends of files (LF and no CRLF) gets those of the wire. Otherwise line ends stay as they are, but
-    for those in front of a dot, see above.
-    """
-    if b"\r\n" not in content:
-        content = content.replace(b"\n", b"\r\n")
-    if b"\n." in content or b"\r." in content or content.startswith(b"."):
-        content = _HALF_LINE_END_AND_DOT.sub(b"\r\n", content).replace(b"\r\n.", b"\r\n..")
-        if content.startswith(b"."):
-            content = b"." + content
-    return content + (b".\r\n" if content.endswith(b"\r\n") or not content else b"\r\n.\r\n")
-
-
-def _needs_smtputf8(sender: str, recipients: list[str], content: bytes) -> bool:
-    """Whether addresses or headers are in UTF-8 (RFC 6531 section 3.4); headers in some 8-bit charset are not."""
-    if not all(map(str.isascii, [sender, *recipients])):
-        return True
-    headers = re.split(rb"\r?\n\r?\n", content, maxsplit=1)[0]
-    if headers.isascii():
-        return False
-    try:
-        headers.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _in_ascii(address: str) -> str:
-    """The address for a server without SMTPUTF8: its domain in ASCII (RFC 5890). There is no such local part."""
-    local, at, domain = address.rpartition("@")
-    try:
-        address = local + at + (domain if domain.isascii() else domain.encode("idna").decode("ascii"))
-    except UnicodeError as error:
-        raise ValueError(f"The domain of {address!r} cannot be written in ASCII: {error}") from error
-    if not address.isascii():
-        raise smtplib.SMTPNotSupportedError(f"The relay does not speak SMTPUTF8, which the address {address} needs.")
-    return address
+def unverified_context() -> tls.SSLContext:
+    """Return a context for TLS that takes any certificate: nobody can listen, but anybody may be at the other end."""
+    # Whoever could fake a certificate could as well take the offer of STARTTLS away, so nothing is asked (RFC 7435).
+    context = tls.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = tls.CERT_NONE
+    return context

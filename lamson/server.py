@@ -20,9 +20,10 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
-from lamson.errors import SMTPError
+from lamson.errors import QueueError, SMTPError
 from lamson.logs import message_id, printable
 from lamson.mail import MailRequest
+from lamson.outgoing import Failure, RetryQueue
 from lamson.pool import HandlerPool
 from lamson.protocol import SMTPProtocol
 from lamson.queue import Claim, Queue
@@ -53,18 +54,49 @@ def undeliverable_message(raw: Any, failure_type: str) -> str | None:
     return key
 
 
-def settle(message: MailRequest, outcomes: list[Outcome]) -> SMTPError | None:
+def settle(message: MailRequest, outcomes: list[Outcome], retries: RetryQueue | None = None) -> SMTPError | None:
     """Return the one reply for all recipients of a message: None to accept it, or the error to refuse it with.
 
-    When some copies are safe and others are not, the message is accepted, and the others are put into the undeliverable
-    queue: were it refused, the client would send the safe ones a second time.
+    When some copies are safe and others are not, the message is accepted: were it refused, the client would send the
+    safe ones a second time. The others go to the `retries` when a handler wants them later, and to the undeliverable
+    queue otherwise.
     """
     unsafe = [outcome for outcome in outcomes if not outcome.safe]
     if len(unsafe) < len(outcomes):
-        unsafe = [outcome for outcome in unsafe if not Router.keep(message, outcome)]
+        unsafe = [
+            outcome for outcome in unsafe if not (_deferred(message, outcome, retries) or Router.keep(message, outcome))
+        ]
     errors = [_reply_for(outcome) for outcome in unsafe]
     # When in doubt the client shall try again: of several replies a temporary one wins.
     return min(errors, key=lambda error: error.code, default=None)
+
+
+def _deferred(message: MailRequest, outcome: Outcome, retries: RetryQueue | None) -> bool:
+    """Keep a copy that a handler wants later. Returns whether it is on disk."""
+    if retries is None or not is_temporary(outcome):
+        return False
+    sender, recipients = message.envelope
+    given = [each for each in recipients or () if each.lower() == outcome.recipient] or [outcome.recipient]
+    try:
+        key = retries.push(MailRequest(message.Peer, sender, given, message.original), str(outcome.error))
+    except OSError:
+        log.exception("failed: cannot keep <%s> for later", printable(outcome.recipient))
+        return False
+    log.info("deferred: <%s> as %s: %s", printable(outcome.recipient), key, printable(outcome.error))
+    return True
+
+
+def route_again(message: MailRequest) -> dict[str, Failure]:
+    """Route a deferred copy, and return who did not get it: the attempt of the receiver's `RetryQueue`."""
+    spelled = {recipient.lower(): recipient for recipient in message.To}
+    replies = {spelled[each.recipient]: _reply_for(each) for each in Router.deliver_each(message) if not each.safe}
+    return {recipient: Failure(str(reply), permanent=reply.code >= 500) for recipient, reply in replies.items()}
+
+
+def give_up(message: MailRequest, reason: str) -> None:
+    """Set a message aside for good. Raises QueueError when there is no undeliverable queue to hold it."""
+    if undeliverable_message(message, reason) is None:
+        raise QueueError("Router.UNDELIVERABLE_QUEUE is not set, so there is no place for what cannot be delivered.")
 
 
 def is_temporary(outcome: Outcome) -> bool:
@@ -79,6 +111,8 @@ def _reply_for(outcome: Outcome) -> SMTPError:
         log.error("failed: a handler raised %s, and %d refuses nothing", outcome.error, outcome.error.code)
     if outcome.error is None and next(Router.match(outcome.recipient), None) is None:
         return SMTPError(550, f"5.1.1 <{printable(outcome.recipient)}>: no such recipient here")
+    if isinstance(outcome.error, OSError) and outcome.error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SMTPError(452, "4.3.1 No space left for mail, try again later")
     return SMTPError(451, "4.3.0 The message could not be handled, try again later")
 
 
@@ -87,7 +121,9 @@ class SMTPReceiver:
 
     `port` 0 takes any free port; the attribute `port` has its number after `bind`. `unknown_recipients` says what
     becomes of a recipient that no route matches: ``'refuse'`` answers RCPT with 550, ``'queue'`` takes the message
-    and leaves it to the undeliverable queue. `size_limit` is the largest message taken, in bytes.
+    and leaves it to the undeliverable queue. `size_limit` is the largest message taken, in bytes. `retry_queue` is the
+    folder for copies that a handler refused for now (4xx) while it took those of other recipients: they are routed
+    again later, for up to five days.
     """
 
     def __init__(
@@ -96,6 +132,7 @@ class SMTPReceiver:
         port: int = 8825,
         unknown_recipients: str = "queue",
         size_limit: int = SIZE_LIMIT,
+        retry_queue: str | None = None,
     ):
         if unknown_recipients not in ("refuse", "queue"):
             raise ValueError(f"unknown_recipients is {unknown_recipients!r}. It has to be 'refuse' or 'queue'.")
@@ -103,6 +140,7 @@ class SMTPReceiver:
         self.port = port
         self.unknown_recipients = unknown_recipients
         self.size_limit = size_limit
+        self.retries = RetryQueue(retry_queue, route_again, give_up) if retry_queue else None
         self.connections: set[SMTPProtocol] = set()
         self._handling: set[asyncio.Future] = set()  # a client may be gone while its message is being handled
         self._hostname = socket.getfqdn()
@@ -144,6 +182,8 @@ class SMTPReceiver:
         self._thread = threading.Thread(target=self._loop.run_forever, name="lamson-smtp", daemon=True)
         self._thread.start()
         self._in_loop(self._serve())
+        if self.retries:
+            self.retries.start()
         log.info("listening: SMTP on %s:%s", self.host, self.port)
 
     async def _serve(self) -> None:
@@ -167,6 +207,8 @@ class SMTPReceiver:
             self._close_sockets()
             return
         self._in_loop(self._stop_serving())
+        if self.retries:
+            self.retries.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -233,7 +275,7 @@ class SMTPReceiver:
         try:
             message = MailRequest(Peer, From, To, Data)
             log.info("received: %s from <%s> to %s at %s", message_id(message), printable(From), To, Peer)
-            refusal = settle(message, Router.deliver_each(message))
+            refusal = settle(message, Router.deliver_each(message), self.retries)
         except BaseException:  # whatever a handler raises, KeyboardInterrupt as well, it must not end the event loop
             log.exception("failed: a message from <%s> to %s at %s", printable(From), To, Peer)
             refusal = SMTPError(451, "4.3.0 The message could not be handled, try again later")

@@ -4,7 +4,7 @@ A status is three numbers, ``class.subject.detail``, as in ``5.1.1``. The class 
 help, the subject says what the trouble is with, the detail says what the trouble is:
 
     >>> PRIMARY_STATUS_CODES["5"], SECONDARY_STATUS_CODES["1"], COMBINED_STATUS_CODES["11"]
-    ('Permanent Failure', 'Address Status', 'Bad destination mailbox address')
+    ('Permanent Failure', 'Addressing Status', 'Bad destination mailbox address')
 
 The keys are the digits as strings, since that is how they are cut out of a reply. A number that is not here
 was not in RFC 3463; nothing in Lamson breaks on it.
@@ -20,7 +20,7 @@ PRIMARY_STATUS_CODES = {
 # Subject, RFC 3463 section 3.1.
 SECONDARY_STATUS_CODES = {
     "0": "Other or Undefined Status",
-    "1": "Address Status",
+    "1": "Addressing Status",
     "2": "Mailbox Status",
     "3": "Mail System Status",
     "4": "Network and Routing Status",

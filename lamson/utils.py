@@ -300,9 +300,10 @@ def _serve(
 ) -> str:
     """Serve in this process until a signal ends it. `ready` is called with the place once clients can connect."""
     from lamson.routing import Router
-    from lamson.server import QueueReceiver
+    from lamson.server import QueueReceiver, Relay
 
-    receiver = _load(settings_loader)
+    settings = _load(settings_loader)
+    receiver, relay = settings.receiver, getattr(settings, "relay", None)
     with explained():
         receiver.bind()
     if user is not None or group is not None:
@@ -336,6 +337,8 @@ def _serve(
     receiver.close()
     if worker is not None:
         worker.join()
+    if isinstance(relay, Relay):
+        relay.close()
     log.info("stopped: %s", where)
     return where
 
@@ -350,7 +353,7 @@ def _work(receiver: Any, waking: int) -> None:
 
 
 def _load(settings_loader: Callable[[], Any]) -> Any:
-    """Return the receiver of the settings. A handler that cannot be imported is an error here, and not only logged."""
+    """Return the settings, with a receiver. A handler that cannot be imported is an error here, and not only logged."""
     from lamson.routing import Router
 
     Router.LOG_EXCEPTIONS = False
@@ -361,7 +364,7 @@ def _load(settings_loader: Callable[[], Any]) -> Any:
         Router.LOG_EXCEPTIONS = True
     if getattr(settings, "receiver", None) is None:
         raise ServerError("The boot module has set no settings.receiver, so there is nothing to start.")
-    return settings.receiver
+    return settings
 
 
 def _in_the_open(settings_loader: Callable[[], Any]) -> Any:

@@ -1,31 +1,75 @@
-"""The relay over real sockets: what the other server gets."""
+"""The relay over real sockets: what the other server gets, and what becomes of what it does not take."""
 
 import smtplib
 import socket
+import ssl
+import subprocess
+import threading
 from email.message import EmailMessage
 
 import pytest
 
+from lamson import client, queue
+from lamson import relay as relay_module
+from lamson.hosts import MailHosts, NoMailHost
 from lamson.mail import MailRequest, MailResponse
-from lamson.relay import Relay, on_the_wire
+from lamson.queue import Queue
+from lamson.relay import Relay
 from lamson.routing import Router, route, stateless
-from sink import Sink
+from lamson.wire import on_the_wire
+from processes import eventually, needs
+from sink import BROKEN, DROP, SILENCE, Host, NameServer, Sink
 
 RAW = b"From: a@example.com\r\nTo: list@test.com\r\nSubject: hi\r\nMessage-ID: <1@example.com>\r\n\r\nHello\r\n"
 
 
-class TestRelay:
-    @pytest.fixture
-    def sink(self):
-        with Sink() as sink:
-            yield sink
+def mail(*recipients, sender="a@b.c", content=RAW):
+    return MailRequest("peer", sender, list(recipients) or ["x@y.z"], content)
 
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def sink():
+    with Sink() as sink:
+        yield sink
+
+
+@pytest.fixture
+def host():
+    with Host() as host:
+        yield host
+
+
+@pytest.fixture
+def undeliverable(tmp_path):
+    Router.UNDELIVERABLE_QUEUE = Queue(tmp_path / "undeliverable")
+    return Router.UNDELIVERABLE_QUEUE
+
+
+def entries(folder):
+    """(sender, recipients, content, reason) of what is in a queue."""
+    found = []
+    for path in queue.Maildir(folder).files():
+        raw = path.read_bytes()
+        found.append((*queue.split_envelope(raw), queue.envelope_reason(raw)))
+    return found
+
+
+# --- what the other server gets ------------------------------------------------------------------------------------
+
+
+class TestWhatIsSent:
     def test_a_request_is_passed_on_byte_for_byte_with_its_envelope(self, sink):
         raw = RAW + b".dots\r\n..\r\n8-bit \xff\r\n"
         Relay("127.0.0.1", sink.port).deliver(MailRequest("peer", "bounce@b.c", ["x@y.z"], raw))
         sender, recipients, content, options = sink.got[0]
         assert (sender, recipients, content) == ("bounce@b.c", ["x@y.z"], raw)
-        assert "BODY=8BITMIME" in options
+        assert "BODY=8BITMIME" in options and f"SIZE={len(raw)}" in options
 
     def test_a_handler_relays_the_copy_of_its_recipient(self, sink):
         relay = Relay("127.0.0.1", sink.port)
@@ -42,6 +86,10 @@ class TestRelay:
         Relay("127.0.0.1", sink.port).deliver(MailRequest("", "a@b.c", "d@e.f", RAW), To="x@y.z", From="f@g.h")
         assert sink.got[0][:2] == ("f@g.h", ["x@y.z"])
 
+    def test_a_bounce_goes_out_with_the_null_sender(self, host):
+        Relay("127.0.0.1", host.port).deliver(mail(sender=""))
+        assert host.got[0][:2] == ("", ["x@y.z"])
+
     def test_a_response_goes_to_all_its_headers_and_hides_bcc(self, sink):
         message = MailResponse(To="A <a@b.c>, b@b.c", From="Me <me@b.c>", Subject="s", Body="b")
         message["Cc"] = "c@b.c"
@@ -50,6 +98,14 @@ class TestRelay:
         sender, recipients, content, _ = sink.got[0]
         assert (sender, recipients) == ("me@b.c", ["a@b.c", "b@b.c", "c@b.c", "secret@b.c"])
         assert b"secret" not in content and b"c@b.c" in content and b"\n" not in content.replace(b"\r\n", b"")
+        assert message["Bcc"] == "secret@b.c"
+
+    def test_an_email_message_goes_out_without_bcc_and_keeps_its_own(self, sink):
+        message = EmailMessage()
+        message["From"], message["To"], message["Bcc"] = "me@b.c", "a@b.c", "secret@b.c"
+        message.set_content("Body")
+        Relay("127.0.0.1", sink.port).deliver(message)
+        assert sink.got[0][1] == ["a@b.c", "secret@b.c"] and b"secret" not in sink.got[0][2]
         assert message["Bcc"] == "secret@b.c"
 
     def test_send_and_reply(self, sink):
@@ -62,42 +118,25 @@ class TestRelay:
         Relay("127.0.0.1", sink.port).deliver(MailRequest("", "я@b.c", "ю@y.z", RAW))
         assert sink.got[0][:2] == ("я@b.c", ["ю@y.z"]) and "SMTPUTF8" in sink.got[0][3]
 
-    def test_a_server_that_is_not_there_is_an_error(self):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            with pytest.raises(ConnectionRefusedError):
-                Relay("127.0.0.1", free.getsockname()[1]).deliver(MailRequest("", "a@b.c", "d@e.f", RAW))
-
-    def test_a_recipient_that_is_refused_is_an_error_even_when_others_are_not(self, sink):
-        sink.refuse["no@y.z"] = "550 Not here"
-        with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
-            Relay("127.0.0.1", sink.port).deliver(MailRequest("", "a@b.c", ["yes@y.z", "no@y.z"], RAW))
-        assert set(caught.value.recipients) == {"no@y.z"}
-        assert sink.got[0][1] == ["yes@y.z"]
-
-    def test_a_message_for_nobody_is_an_error(self, sink):
-        with pytest.raises(ValueError, match="no recipient"):
-            Relay("127.0.0.1", sink.port).deliver(MailResponse(From="a@b.c", Subject="s", Body="b"))
-
-    def test_its_name_and_the_host_of_a_local_domain(self):
-        assert repr(Relay("mail.test.com", 26)) == "<Relay to (mail.test.com:26)>"
-        assert Relay(None).resolve_relay_host("user@localhost") == "localhost"
-
-    def test_an_email_message_goes_out_without_bcc_and_keeps_its_own(self, sink):
-        message = EmailMessage()
-        message["From"], message["To"], message["Bcc"] = "me@b.c", "a@b.c", "secret@b.c"
-        message.set_content("Body")
-        Relay("127.0.0.1", sink.port).deliver(message)
-        assert sink.got[0][1] == ["a@b.c", "secret@b.c"] and b"secret" not in sink.got[0][2]
-        assert message["Bcc"] == "secret@b.c"
-
-    def test_a_server_without_smtputf8_gets_domains_in_ascii_and_no_local_parts_in_unicode(self):
+    def test_a_server_without_smtputf8_gets_domains_in_ascii_and_refuses_local_parts_in_unicode(self):
         with Sink(utf8=False) as plain:
             relay = Relay("127.0.0.1", plain.port)
             relay.deliver(MailRequest("", "a@bücher.example", ["c@пример.example"], RAW))
             assert plain.got[0][:2] == ("a@xn--bcher-kva.example", ["c@xn--e1afmkfd.example"])
-            with pytest.raises(smtplib.SMTPNotSupportedError, match="я@b.c"):
-                relay.deliver(MailRequest("", "a@b.c", ["я@b.c"], RAW))
+            with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
+                relay.deliver(MailRequest("", "a@b.c", ["я@b.c", "c@bücher.example"], RAW))
+            code, text = caught.value.recipients["я@b.c"]
+            assert (code, text[:5]) == (553, b"5.6.7") and len(caught.value.recipients) == 1
+            assert plain.got[1][1] == ["c@xn--bcher-kva.example"]
+            with pytest.raises(smtplib.SMTPSenderRefused, match="does not speak SMTPUTF8"):
+                relay.deliver(MailRequest("", "я@b.c", ["a@b.c"], RAW))
+
+    def test_a_recipient_whose_domain_is_in_unicode_is_refused_under_its_own_name(self):
+        with Sink(utf8=False) as plain:
+            plain.refuse["a@xn--bcher-kva.example"] = "550 no"
+            with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
+                Relay("127.0.0.1", plain.port).deliver(mail("a@bücher.example", "b@y.z"))
+            assert caught.value.recipients == {"a@bücher.example": (550, b"no")}
 
     def test_headers_in_utf8_are_declared_and_those_in_another_charset_are_not(self, sink):
         relay = Relay("127.0.0.1", sink.port)
@@ -105,6 +144,22 @@ class TestRelay:
         relay.deliver(MailRequest("", "a@b.c", "d@e.f", b"Subject: caf\xe9\r\n\r\n"))
         relay.deliver(MailRequest("", "a@b.c", "d@e.f", "Subject: x\r\n\r\nя\r\n".encode()))
         assert ["SMTPUTF8" in options for _, _, _, options in sink.got] == [True, False, False]
+
+    def test_no_address_can_smuggle_a_command(self, host):
+        with pytest.raises(smtplib.SMTPRecipientsRefused):
+            client.Connection("h", "127.0.0.1", host.port).transfer("a@b.c", ["x@y.z>\r\nRCPT TO:<spam@y.z"], RAW)
+        with pytest.raises(smtplib.SMTPSenderRefused):
+            client.Connection("h", "127.0.0.1", host.port).transfer("a\n@b.c", ["x@y.z"], RAW)
+        assert not any("spam" in line for talk in host.talks for line in talk)
+
+    def test_a_message_for_nobody_is_an_error(self, host):
+        with pytest.raises(ValueError, match="no recipient"):
+            Relay("127.0.0.1", host.port).deliver(MailResponse(From="a@b.c", Subject="s", Body="b"))
+
+    def test_a_large_message_arrives_whole(self, host):
+        content = RAW + b"0123456789" * 300_000 + b"\r\n"
+        Relay("127.0.0.1", host.port).deliver(mail(content=content))
+        assert host.got[0][2] == content
 
 
 @pytest.mark.parametrize(
@@ -126,3 +181,603 @@ class TestRelay:
 )
 def test_on_the_wire(content, sent):
     assert on_the_wire(content) == sent
+
+
+# --- the conversation ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[("PIPELINING", "8BITMIME"), ("8BITMIME",)], ids=["pipelining", "step by step"])
+def either(request):
+    with Host(extensions=request.param) as host:
+        yield host
+
+
+class TestTheConversation:
+    def test_recipients_that_are_refused_are_named_and_the_others_get_it(self, either):
+        either.answers["RCPT TO:<no@y.z>"] = "550-5.1.1 Nobody\r\n550 5.1.1 by that name"
+        either.answers["RCPT TO:<later@y.z>"] = "450 Later"
+        with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
+            Relay("127.0.0.1", either.port).deliver(mail("yes@y.z", "no@y.z", "later@y.z"))
+        assert caught.value.recipients == {
+            "no@y.z": (550, b"5.1.1 Nobody\n5.1.1 by that name"),
+            "later@y.z": (450, b"Later"),
+        }
+        assert either.got == [("a@b.c", ["yes@y.z"], RAW)]
+
+    def test_all_recipients_refused(self, either):
+        either.answers["RCPT"] = "550 no"
+        relay = Relay("127.0.0.1", either.port)
+        with pytest.raises(smtplib.SMTPRecipientsRefused):
+            relay.deliver(mail("a@y.z", "b@y.z"))
+        assert either.got == []
+        del either.answers["RCPT"]
+        relay.deliver(mail())
+        assert either.got == [("a@b.c", ["x@y.z"], RAW)] and len(either.talks) == 1
+
+    def test_a_server_that_asks_for_a_message_to_nobody_gets_an_empty_one(self, host):
+        host.answers["RCPT"] = ["550 no", None]
+        host.answers["DATA"] = ["354 Go ahead, send it to nobody", None]
+        relay = Relay("127.0.0.1", host.port)
+        with pytest.raises(smtplib.SMTPRecipientsRefused):
+            relay.deliver(mail())
+        relay.deliver(mail("b@y.z"))
+        assert host.got == [("a@b.c", ["b@y.z"], RAW)]
+        assert host.talks[0][1:] == [
+            *("MAIL FROM:<a@b.c>", "RCPT TO:<x@y.z>", "DATA", ".", "RSET"),
+            *("MAIL FROM:<a@b.c>", "RCPT TO:<b@y.z>", "DATA", "."),
+        ]
+
+    def test_a_server_that_goes_on_after_it_refused_the_sender_sends_nothing_empty(self, host):
+        host.answers["MAIL"] = ["451 Not you", None]
+        host.answers["RCPT"] = "250 OK"
+        host.answers["DATA"] = "354 Go ahead"
+        relay = Relay("127.0.0.1", host.port)
+        with pytest.raises(smtplib.SMTPSenderRefused):
+            relay.deliver(mail())
+        relay.deliver(mail())
+        assert [got[2] for got in host.got] == [RAW]
+
+    def test_sender_data_and_message_can_be_refused_and_the_next_one_goes_through(self, either):
+        relay = Relay("127.0.0.1", either.port)
+        for key, error in (
+            ("MAIL", smtplib.SMTPSenderRefused),
+            ("DATA", smtplib.SMTPDataError),
+            (".", smtplib.SMTPDataError),
+        ):
+            either.answers[key] = ["554 5.7.1 No", None]
+            with pytest.raises(error, match="No"):
+                relay.deliver(mail())
+        relay.deliver(mail("last@y.z"))
+        assert [got[1] for got in either.got] == [["last@y.z"]]
+
+    def test_a_server_that_hardly_knows_smtp(self, host):
+        host.answers["EHLO"] = "500 What?"
+        host.answers["RCPT"] = "251 User not local; will forward"
+        host.answers["DATA"] = "354"
+        Relay("127.0.0.1", host.port).deliver(mail())
+        assert [line.split()[0] for line in host.talks[0]] == ["EHLO", "HELO", "MAIL", "RCPT", "DATA", "."]
+
+    @pytest.mark.parametrize("reply", ["hello?", "2x0 OK", "250-a\r\nb"])
+    def test_a_server_that_speaks_no_smtp_is_hung_up_on(self, host, reply):
+        host.answers["MAIL"] = reply
+        with pytest.raises(client.NotSent, match="speaks no SMTP"):
+            Relay("127.0.0.1", host.port).deliver(mail())
+
+    def test_a_server_that_talks_without_end_is_hung_up_on(self, host):
+        host.answers[""] = "220-" + "x" * 100 + "\r\n" + "220-more\r\n" * 100_000 + "220 done"
+        with pytest.raises(smtplib.SMTPServerDisconnected, match="speaks no SMTP"):
+            Relay("127.0.0.1", host.port).deliver(mail())
+
+    @pytest.mark.parametrize("key", ["", "EHLO", "MAIL", "RCPT", "DATA", "."])
+    @pytest.mark.parametrize("told", [DROP, SILENCE, "421 Closing"])
+    def test_a_server_that_goes_away_or_falls_silent_is_an_error_and_no_hang(self, either, key, told, monkeypatch):
+        monkeypatch.setattr(client, "COMMAND_TIME", 0.05)
+        monkeypatch.setattr(client, "END_TIME", 0.05)
+        either.answers[key] = told
+        with pytest.raises((smtplib.SMTPException, OSError)) as caught:
+            Relay("127.0.0.1", either.port).deliver(mail())
+        sent = key == "." and told != "421 Closing"
+        assert isinstance(caught.value, client.NotSent) == (key in ("MAIL", "RCPT", "DATA")) and either.got == []
+        assert sent == isinstance(caught.value, smtplib.SMTPServerDisconnected | TimeoutError) or key != "."
+
+    def test_a_reply_that_drips_is_not_waited_for_longer_than_one_that_does_not_come(self, monkeypatch):
+        monkeypatch.setattr(client, "COMMAND_TIME", 0.2)
+        ended = threading.Event()
+
+        def drip():
+            peer, _ = listening.accept()
+            with peer:
+                while not ended.wait(0.02):
+                    peer.sendall(b"220-still here\r\n")
+
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            thread = threading.Thread(target=drip)
+            thread.start()
+            with pytest.raises(TimeoutError):
+                Relay("127.0.0.1", listening.getsockname()[1]).deliver(mail())
+            ended.set()
+            thread.join()
+
+    def test_a_server_that_is_not_there_is_an_error(self):
+        with pytest.raises(ConnectionRefusedError):
+            Relay("127.0.0.1", free_port()).deliver(mail())
+
+    def test_more_recipients_than_every_server_takes_go_in_several_transactions(self, host):
+        recipients = [f"{number}@y.z" for number in range(250)]
+        Relay("127.0.0.1", host.port).deliver(mail(*recipients))
+        assert [len(got[1]) for got in host.got] == [100, 100, 50]
+        assert [recipient for got in host.got for recipient in got[1]] == recipients
+
+    def test_login(self, host, capsys):
+        host.extensions += ("AUTH PLAIN",)
+        host.answers["AUTH"] = ["235 Welcome", "535 No"]
+        Relay("127.0.0.1", host.port, username="me", password="secret").deliver(mail())
+        assert host.talks[0][1] == "AUTH PLAIN AG1lAHNlY3JldA=="
+        with pytest.raises(smtplib.SMTPAuthenticationError):
+            Relay("127.0.0.1", host.port, username="me", password="wrong").deliver(mail())
+
+
+# --- connections that stay open ------------------------------------------------------------------------------------
+
+
+class TestConnections:
+    def test_one_connection_serves_many_messages(self, host):
+        relay = Relay("127.0.0.1", host.port)
+        for number in range(10):
+            relay.deliver(mail(f"{number}@y.z"))
+        assert len(host.got) == 10 and len(host.talks) == 1
+        relay.close()
+        eventually(lambda: host.talks[0][-1] == "QUIT", "the farewell")
+
+    def test_a_dead_one_is_replaced_without_a_word(self, either):
+        relay = Relay("127.0.0.1", either.port)
+        relay.deliver(mail())
+        either.hang_up()
+        relay.deliver(mail("b@y.z"))
+        assert [got[1] for got in either.got] == [["x@y.z"], ["b@y.z"]] and len(either.talks) == 2
+
+    @pytest.mark.parametrize("reply", ["421 Idle for too long", "452 Too many messages in this session", DROP])
+    def test_one_that_the_server_is_tired_of_is_replaced(self, either, reply):
+        either.answers["MAIL"] = [None, reply, None]
+        relay = Relay("127.0.0.1", either.port)
+        relay.deliver(mail())
+        relay.deliver(mail("b@y.z"))
+        assert [got[1] for got in either.got] == [["x@y.z"], ["b@y.z"]] and len(either.talks) == 2
+
+    def test_a_message_in_doubt_is_not_sent_again(self, host):
+        host.answers["."] = [None, DROP]
+        relay = Relay("127.0.0.1", host.port)
+        relay.deliver(mail())
+        with pytest.raises(smtplib.SMTPServerDisconnected) as caught:
+            relay.deliver(mail())
+        assert not isinstance(caught.value, client.NotSent)
+        assert [line for talk in host.talks for line in talk].count(".") == 2
+
+    def test_a_kept_one_is_closed_after_some_seconds(self, host, monkeypatch):
+        monkeypatch.setattr(client, "IDLE_TIME", 0.02)
+        Relay("127.0.0.1", host.port).deliver(mail())
+        eventually(lambda: host.talks[0][-1] == "QUIT", "the farewell")
+
+    def test_threads_do_not_share_a_connection_at_the_same_time(self, host):
+        relay = Relay("127.0.0.1", host.port)
+        together = threading.Barrier(5)
+
+        def work(thread):
+            together.wait()
+            for number in range(20):
+                relay.deliver(mail(f"{thread}-{number}@y.z"))
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len({got[1][0] for got in host.got}) == len(host.got) == 100
+        assert len(host.talks) <= 5
+
+    def test_a_relay_that_prints_its_conversations_has_whole_ones(self, host, capsys):
+        relay = Relay("127.0.0.1", host.port, debug=1)
+        relay.deliver(mail())
+        relay.deliver(mail())
+        assert [talk[-1] for talk in host.talks] == ["QUIT", "QUIT"]
+        said = capsys.readouterr().err
+        assert "reply: b'250 OK\\r\\n'" in said and "rcpt TO:<x@y.z>" in said
+
+    def test_connections_of_a_parent_process_are_not_used(self, host, monkeypatch):
+        relay = Relay("127.0.0.1", host.port)
+        relay.deliver(mail())
+        process = client.os.getpid()
+        monkeypatch.setattr(client.os, "getpid", lambda: process + 1)
+        relay.deliver(mail())
+        assert len(host.talks) == 2 and host.talks[0][-1] == "."
+
+
+# --- TLS -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A self-signed certificate for localhost and 127.0.0.1, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    subprocess.run(
+        [
+            *(needs("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+        ],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    return folder
+
+
+@pytest.fixture
+def secure(certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    with Host(tls=context) as host:
+        yield host
+
+
+@pytest.fixture
+def trusting(certificate):
+    return ssl.create_default_context(cafile=certificate / "cert.pem")
+
+
+class TestTLS:
+    def test_starttls_with_a_certificate_that_is_trusted(self, secure, trusting):
+        Relay("localhost", secure.port, starttls=trusting).deliver(mail())
+        assert secure.encrypted == [True]
+        assert [line.split()[0] for line in secure.talks[0]][:4] == ["EHLO", "STARTTLS", "EHLO", "MAIL"]
+
+    def test_starttls_with_one_that_is_not_sends_nothing(self, secure):
+        with pytest.raises(ssl.SSLCertVerificationError):
+            Relay("localhost", secure.port, starttls=True).deliver(mail())
+        assert secure.got == []
+
+    def test_a_certificate_for_another_name_is_none(self, secure, trusting):
+        # 127.0.0.2 is the same server, and not in its certificate.
+        with Host(tls=secure.tls).listen(address="127.0.0.2") as other:
+            with pytest.raises(ssl.SSLCertVerificationError):
+                Relay("127.0.0.2", other.port, starttls=trusting).deliver(mail())
+            assert other.got == []
+
+    def test_starttls_that_is_not_offered_sends_nothing(self, host, trusting):
+        with pytest.raises(smtplib.SMTPNotSupportedError, match="STARTTLS"):
+            Relay("127.0.0.1", host.port, starttls=trusting).deliver(mail())
+        assert host.got == []
+
+    def test_tls_from_the_first_byte(self, secure, trusting):
+        secure.implicit = True
+        relay = Relay("127.0.0.1", secure.port, ssl=trusting)
+        relay.deliver(mail())
+        relay.deliver(mail())
+        assert secure.encrypted == [True, True] and len(secure.talks) == 1
+        with pytest.raises(ssl.SSLCertVerificationError):
+            Relay("127.0.0.1", secure.port, ssl=True).deliver(mail())
+
+    def test_opportunistic_takes_any_certificate_and_goes_without(self, secure, host):
+        Relay("127.0.0.2", secure.port, starttls="opportunistic").resolve_relay_host("a@localhost")
+        Relay("127.0.0.1", secure.port, starttls="opportunistic").deliver(mail())
+        Relay("127.0.0.1", host.port, starttls="opportunistic").deliver(mail())
+        assert secure.encrypted == [True] and host.encrypted == [False]
+
+    @pytest.mark.parametrize("answer", ["454 TLS not available", "220 Go ahead\r\n250 injected", DROP])
+    def test_opportunistic_goes_on_in_the_clear_when_tls_fails(self, secure, answer):
+        secure.answers["STARTTLS"] = answer
+        Relay("127.0.0.1", secure.port, starttls="opportunistic").deliver(mail())
+        assert secure.encrypted == [False] and len(secure.talks) == 2
+
+    def test_what_is_said_in_the_clear_behind_starttls_ends_it(self, secure, trusting):
+        secure.answers["STARTTLS"] = "220 Go ahead\r\n250-host.test\r\n250 AUTH PLAIN"
+        with pytest.raises(smtplib.SMTPServerDisconnected, match="in the clear"):
+            Relay("127.0.0.1", secure.port, starttls=trusting, username="me", password="x").deliver(mail())
+        assert not any("AUTH" in line for line in secure.talks[0])
+
+    def test_a_word_that_is_no_setting_is_an_error(self):
+        with pytest.raises(ValueError, match="'sometimes'"):
+            Relay(starttls="sometimes")
+        with pytest.raises(ValueError, match="'opportunistic'"):
+            Relay(ssl="opportunistic")
+
+
+# --- to the domains' own hosts -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def names():
+    with NameServer() as names:
+        yield names
+
+
+@pytest.fixture
+def direct(names, host):
+    """A relay without a smart host, for servers on the port of `host`."""
+    relay = Relay(None, host.port)
+    relay.hosts = MailHosts(names.resolver())
+    return relay
+
+
+class TestMailHosts:
+    def test_hosts_come_in_order_of_preference_and_equal_ones_in_any(self, names):
+        names.zone["example.test", "MX"] = ["20 c.test.", "10 a.test.", "10 b.test.", "30 d.test."]
+        hosts = MailHosts(names.resolver())
+        orders = {tuple(hosts.of("example.test")) for _ in range(64)}
+        assert orders == {("a.test", "b.test", "c.test", "d.test"), ("b.test", "a.test", "c.test", "d.test")}
+
+    def test_a_domain_without_mx_is_its_own_host(self, names):
+        names.zone["example.test", "A"] = ["127.0.0.1"]
+        names.zone["example.test", "AAAA"] = ["::1"]
+        hosts = MailHosts(names.resolver())
+        assert hosts.of("Example.test") == ["Example.test"]
+        assert hosts.addresses("example.test") == ["127.0.0.1", "::1"]
+
+    @pytest.mark.parametrize(
+        ("domain", "host"),
+        [("localhost", "localhost"), ("[127.0.0.1]", "127.0.0.1"), ("[IPv6:::1]", "::1")],
+    )
+    def test_localhost_and_address_literals_need_no_name_service(self, names, domain, host):
+        hosts = MailHosts(names.resolver())
+        assert hosts.of(domain) == hosts.addresses(host) == [host]
+        assert names.asked == []
+
+    @pytest.mark.parametrize("domain", ["null.test", "missing.test", "[1.2.3]", "", "x" * 64 + ".test", "a..b"])
+    def test_what_takes_no_mail_never_will(self, names, domain):
+        names.zone["null.test", "MX"] = ["0 ."]
+        with pytest.raises(NoMailHost):
+            MailHosts(names.resolver()).of(domain)
+
+    def test_a_name_service_that_fails_may_answer_later(self, names):
+        names.zone["broken.test", "MX"] = BROKEN
+        hosts = MailHosts(names.resolver())
+        with pytest.raises(OSError, match="broken.test") as caught:
+            hosts.of("broken.test")
+        assert not isinstance(caught.value, NoMailHost)
+
+    def test_a_name_service_that_is_silent_may_answer_later(self, names):
+        names.silent = True
+        resolver = names.resolver()
+        resolver.timeout = resolver.lifetime = 0.05
+        with pytest.raises(OSError, match="silent.test") as caught:
+            MailHosts(resolver).of("silent.test")
+        assert not isinstance(caught.value, NoMailHost)
+
+    def test_a_host_without_an_address(self, names):
+        names.zone["mx.test", "MX"] = ["10 other.test."]
+        names.zone["half.test", "A"] = BROKEN
+        names.zone["half.test", "AAAA"] = ["::1"]
+        names.zone["broken.test", "A"] = BROKEN
+        hosts = MailHosts(names.resolver())
+        for missing in ("mx.test", "missing.test"):
+            with pytest.raises(NoMailHost):
+                hosts.addresses(missing)
+        assert hosts.addresses("half.test") == ["::1"]
+        with pytest.raises(OSError) as caught:
+            hosts.addresses("broken.test")
+        assert not isinstance(caught.value, NoMailHost)
+
+    def test_the_name_of_a_relay_and_the_host_of_an_address(self, names):
+        relay = Relay(None)
+        relay.hosts = MailHosts(names.resolver())
+        names.zone["example.test", "MX"] = ["20 b.test.", "10 a.test."]
+        assert relay.resolve_relay_host("Joe <joe@example.test>") == "a.test"
+        assert relay.resolve_relay_host("user@localhost") == "localhost"
+        assert repr(Relay("mail.test.com", 26)) == "<Relay to (mail.test.com:26)>"
+
+
+class TestWithoutASmartHost:
+    def test_recipients_of_one_domain_go_in_one_transaction(self, direct, names, host):
+        names.zone["one.test", "MX"] = names.zone["two.test", "MX"] = ["10 mx.test."]
+        names.zone["mx.test", "A"] = ["127.0.0.1"]
+        direct.deliver(mail("a@one.test", "b@two.test", "c@One.Test"))
+        assert [got[1] for got in host.got] == [["a@one.test", "c@One.Test"], ["b@two.test"]]
+        assert len(host.talks) == 1, "both domains have the same host"
+
+    def test_the_next_host_is_tried_when_the_first_cannot_be_reached(self, direct, names, host):
+        names.zone["example.test", "MX"] = ["10 gone.test.", "15 nameless.test.", "20 mx.test."]
+        names.zone["gone.test", "A"] = ["127.0.0.9", "127.0.0.8"]
+        names.zone["mx.test", "A"] = ["127.0.0.1"]
+        direct.deliver(mail("a@example.test"))
+        assert host.got == [("a@b.c", ["a@example.test"], RAW)]
+
+    @pytest.mark.parametrize(
+        ("key", "reply"),
+        [("", "421 Busy"), ("", "554 Go away"), ("EHLO", DROP), ("MAIL", "421 Closing"), ("DATA", DROP)],
+    )
+    def test_the_next_host_is_tried_when_the_first_goes_away(self, direct, names, host, key, reply):
+        names.zone["example.test", "MX"] = ["10 first.test.", "20 mx.test."]
+        names.zone["first.test", "A"] = ["127.0.0.2"]
+        names.zone["mx.test", "A"] = ["127.0.0.1"]
+        with Host().listen(host.port, "127.0.0.2") as first:
+            first.answers[key] = reply
+            direct.deliver(mail("a@example.test"))
+        assert (first.got, host.got) == ([], [("a@b.c", ["a@example.test"], RAW)])
+
+    @pytest.mark.parametrize(("key", "reply"), [("RCPT", "450 Later"), ("RCPT", "550 Never"), (".", DROP)])
+    def test_the_next_host_is_not_tried_after_an_answer_or_in_doubt(self, direct, names, host, key, reply):
+        names.zone["example.test", "MX"] = ["10 first.test.", "20 mx.test."]
+        names.zone["first.test", "A"] = ["127.0.0.2"]
+        names.zone["mx.test", "A"] = ["127.0.0.1"]
+        with Host().listen(host.port, "127.0.0.2") as first:
+            first.answers[key] = reply
+            with pytest.raises(smtplib.SMTPException):
+                direct.deliver(mail("a@example.test"))
+        assert first.got == host.got == []
+
+    def test_an_address_literal(self, direct, host):
+        direct.deliver(mail("a@[127.0.0.1]"))
+        assert host.got[0][1] == ["a@[127.0.0.1]"]
+
+    def test_each_domain_has_its_own_outcome(self, direct, names, host):
+        names.zone["good.test", "A"] = ["127.0.0.1"]
+        names.zone["null.test", "MX"] = ["0 ."]
+        names.zone["broken.test", "MX"] = BROKEN
+        host.answers["RCPT TO:<no@good.test>"] = "550 no"
+        with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
+            direct.deliver(mail("a@null.test", "yes@good.test", "a@broken.test", "no@good.test", "a@missing.test"))
+        codes = {recipient: code for recipient, (code, _) in caught.value.recipients.items()}
+        assert codes == {"a@null.test": 550, "a@broken.test": 451, "no@good.test": 550, "a@missing.test": 550}
+        assert host.got == [("a@b.c", ["yes@good.test"], RAW)]
+
+    def test_one_domain_that_takes_no_mail_raises_what_it_is(self, direct):
+        with pytest.raises(NoMailHost, match="there is no domain missing.test"):
+            direct.deliver(mail("a@missing.test"))
+
+
+# --- with a queue --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def durable(host, tmp_path):
+    return Relay("127.0.0.1", host.port, queue=tmp_path / "outgoing")
+
+
+class TestWithAQueue:
+    @pytest.mark.parametrize(
+        ("key", "told"),
+        [
+            ("", "421 Busy"),
+            ("EHLO", DROP),
+            ("MAIL", "451 Later"),
+            ("MAIL", SILENCE),
+            ("RCPT", "450 Later"),
+            ("DATA", "452 Full"),
+            (".", "451 Later"),
+            (".", DROP),
+            (".", SILENCE),
+        ],
+    )
+    def test_what_cannot_be_delivered_now_is_on_disk(self, durable, host, tmp_path, monkeypatch, key, told):
+        monkeypatch.setattr(client, "COMMAND_TIME", 0.05)
+        monkeypatch.setattr(client, "END_TIME", 0.05)
+        host.answers[key] = told
+        durable.deliver(mail("a@y.z", "b@y.z", sender=""))
+        ((sender, recipients, content, reason),) = entries(tmp_path / "outgoing")
+        assert (sender, recipients, content) == ("", ["a@y.z", "b@y.z"], RAW)
+        assert reason.startswith("127.0.0.1 said: 4" if told[0] == "4" and key not in ("", "") else "") and reason
+        assert host.got == []
+
+    def test_a_server_that_is_not_there(self, tmp_path):
+        Relay("127.0.0.1", free_port(), queue=tmp_path / "outgoing").deliver(mail())
+        ((_, recipients, _, reason),) = entries(tmp_path / "outgoing")
+        assert (recipients, reason) == (["x@y.z"], "cannot send to 127.0.0.1: Connection refused")
+
+    def test_each_recipient_is_in_one_place(self, durable, host, tmp_path, undeliverable):
+        host.answers["RCPT TO:<no@y.z>"] = "550 5.1.1 Nobody"
+        host.answers["RCPT TO:<later@y.z>"] = "450 4.2.1 Later"
+        durable.deliver(mail("yes@y.z", "no@y.z", "later@y.z"))
+        assert [got[1] for got in host.got] == [["yes@y.z"]]
+        assert entries(tmp_path / "outgoing") == [("a@b.c", ["later@y.z"], RAW, "127.0.0.1 said: 450 4.2.1 Later")]
+        assert entries(undeliverable.dir) == [("a@b.c", ["no@y.z"], RAW, "127.0.0.1 said: 550 5.1.1 Nobody")]
+
+    @pytest.mark.parametrize("key", ["", "MAIL", "RCPT", "DATA", "."])
+    def test_what_is_refused_for_good_is_undeliverable_at_once(self, durable, host, tmp_path, undeliverable, key):
+        host.answers[key] = "554 5.7.1 Never"
+        durable.deliver(mail())
+        assert entries(tmp_path / "outgoing") == []
+        ((sender, recipients, content, reason),) = entries(undeliverable.dir)
+        assert (sender, recipients, content) == ("a@b.c", ["x@y.z"], RAW)
+        assert reason == "127.0.0.1 said: 554 5.7.1 Never"
+
+    def test_without_a_queue_for_what_is_undeliverable_the_caller_keeps_it(self, durable, host, tmp_path):
+        host.answers["RCPT TO:<no@y.z>"] = "550 no"
+        host.answers["RCPT TO:<later@y.z>"] = "450 later"
+        with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
+            durable.deliver(mail("no@y.z", "later@y.z"))
+        assert caught.value.recipients == {"no@y.z": (550, b"no")}
+        assert [each[1] for each in entries(tmp_path / "outgoing")] == [["later@y.z"]]
+
+    def test_a_disk_that_does_not_take_it_is_an_error(self, durable, host, tmp_path):
+        host.answers["RCPT"] = "450 later"
+        (tmp_path / "outgoing/tmp").rmdir()
+        with pytest.raises(FileNotFoundError):
+            durable.deliver(mail())
+
+    @pytest.mark.parametrize("setting", ["tls", "login"])
+    def test_what_is_wrong_with_the_relays_own_settings_is_no_reason_to_give_up(
+        self, host, tmp_path, undeliverable, setting
+    ):
+        host.extensions += ("AUTH PLAIN",)
+        host.answers["AUTH"] = "535 Wrong password"
+        options = {"starttls": True} if setting == "tls" else {"username": "me", "password": "old"}
+        Relay("127.0.0.1", host.port, queue=tmp_path / "outgoing", **options).deliver(mail())
+        assert len(entries(tmp_path / "outgoing")) == 1 and entries(undeliverable.dir) == []
+
+    def test_each_domain_has_an_entry_of_its_own(self, direct, names, host, tmp_path, undeliverable):
+        relay = Relay(None, host.port, queue=tmp_path / "outgoing")
+        relay.hosts = direct.hosts
+        names.zone["good.test", "A"] = ["127.0.0.1"]
+        names.zone["null.test", "MX"] = ["0 ."]
+        names.zone["broken.test", "MX"] = names.zone["worse.test", "MX"] = BROKEN
+        relay.deliver(mail("a@broken.test", "a@null.test", "a@good.test", "b@broken.test", "a@worse.test", "a@no.test"))
+        assert [got[1] for got in host.got] == [["a@good.test"]]
+        assert [each[1] for each in entries(tmp_path / "outgoing")] == [
+            ["a@broken.test", "b@broken.test"],
+            ["a@worse.test"],
+        ]
+        assert {(*each[1], each[3]) for each in entries(undeliverable.dir)} == {
+            ("a@null.test", "null.test takes no mail"),
+            ("a@no.test", "there is no domain no.test"),
+        }
+
+    def test_one_host_that_refuses_for_good_and_one_that_is_gone_may_be_better_later(
+        self, direct, names, host, tmp_path, undeliverable
+    ):
+        relay = Relay(None, host.port, queue=tmp_path / "outgoing")
+        relay.hosts = direct.hosts
+        names.zone["example.test", "MX"] = ["10 gone.test.", "20 mx.test."]
+        names.zone["gone.test", "A"] = ["127.0.0.9"]
+        names.zone["mx.test", "A"] = ["127.0.0.1"]
+        host.answers[""] = "554 Go away"
+        relay.deliver(mail("a@example.test"))
+        assert len(entries(tmp_path / "outgoing")) == 1 and entries(undeliverable.dir) == []
+
+    def test_a_host_that_timed_out_is_left_alone_for_a_while(self, durable, host, tmp_path, monkeypatch):
+        monkeypatch.setattr(client, "COMMAND_TIME", 0.05)
+        now = 1000.0
+        durable.clock = lambda: now
+        host.answers["MAIL"] = [SILENCE, None]
+        durable.deliver(mail("a@y.z"))
+        durable.deliver(mail("b@y.z"))
+        assert len(host.talks) == 1 and len(entries(tmp_path / "outgoing")) == 2
+        now += 61
+        durable.deliver(mail("c@y.z"))
+        assert [got[1] for got in host.got] == [["c@y.z"]]
+
+    def test_the_queue_is_tried_again_between_start_and_close(self, host, tmp_path, monkeypatch):
+        host.answers["RCPT"] = ["450 later", None]
+        relay = Relay("127.0.0.1", host.port, queue=tmp_path / "outgoing")
+        relay.deliver(mail())
+        assert host.got == []
+        relay.outgoing.clock = lambda: 2**31
+        arrived = threading.Event()
+        host.when_got = lambda content: arrived.set()
+        relay.start()
+        assert arrived.wait(30)
+        relay.close()
+        assert host.got == [("a@b.c", ["x@y.z"], RAW)]
+        assert entries(tmp_path / "outgoing") == []
+        assert host.talks[0][-1] == "QUIT"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ['"victim@evil.example\r,x"@test.com', '"a, b@c.d"@test.com', "(a)b@c.d", '"<b@c.d>"@test.com', "a b@c.d"],
+)
+def test_an_address_of_the_envelope_is_never_taken_apart(address):
+    message = MailRequest("peer", address, [address], RAW)
+    assert relay_module._recipients(message, None) == [address]
+    assert relay_module._sender(message, None) == address
+    assert message.route_to == {address.lower()} and message.route_from == address.lower()
+
+
+def test_a_reply_goes_to_one_sender_however_many_the_header_names():
+    sent = []
+
+    class Catcher(Relay):
+        def _send(self, host, sender, recipients, content):
+            sent.append(recipients)
+
+    Catcher().reply(MailRequest("", "a@b.c", "d@e.f", b"From: x@y.z, q@r.s\r\n\r\n"), "me@b.c", "Re", "Body")
+    assert sent == [["x@y.z"]]

@@ -1,8 +1,10 @@
 """Receivers over real sockets and real Maildirs."""
 
+import errno
 import smtplib
 import socket
 import threading
+import time
 
 import pytest
 
@@ -161,15 +163,16 @@ class TestSMTPReceiver:
         assert (message.original, message.From, message.To) == (RAW, "a@b.c", ["d@e.f"])
         assert "ValueError: no luck" in caplog.text and "test_server.py" in caplog.text
 
-    def test_a_queue_on_a_full_disk_is_a_451(self, receiver):
+    @pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 452), (errno.EDQUOT, 452), (errno.EROFS, 451)])
+    def test_a_queue_that_cannot_be_written_leaves_the_message_to_the_client(self, receiver, number, code):
         class Full:
             def push(self, message, reason):
-                raise OSError(28, "No space left on device")
+                raise OSError(number, "No space left on device")
 
         Router.UNDELIVERABLE_QUEUE = Full()
         with client(receiver()) as smtp, pytest.raises(smtplib.SMTPDataError) as caught:
             smtp.sendmail("a@b.c", "d@e.f", RAW)
-        assert caught.value.smtp_code == 451
+        assert caught.value.smtp_code == code
 
     def test_two_thousand_messages_from_twenty_clients_leave_every_sender_in_its_own_state(self, receiver):
         @route(".+")
@@ -301,6 +304,34 @@ class TestSettle:
         message = MailRequest("", "a@b.c", ["d@e.f", "no@e.f"], RAW)
         assert server.settle(message, [self.outcome(handled=True), refused]) is None
         assert Router.UNDELIVERABLE_QUEUE.pop()[1].To == ["no@e.f"]
+
+    def test_of_a_mixed_result_what_is_refused_for_now_is_routed_again_later(self, tmp_path):
+        Router.UNDELIVERABLE_QUEUE = Queue(tmp_path / "undeliverable")
+        answers = {
+            "Later@test.com": [SMTPError(450, "Later."), None],
+            "never@test.com": [SMTPError(450), SMTPError(550)],
+        }
+
+        @route("(name)@test.com", name=".+")
+        @stateless
+        def START(message, name):
+            error = answers.get(message.envelope[1][0], [None]).pop(0)
+            if error:
+                raise error
+
+        one = SMTPReceiver("127.0.0.1", 0, retry_queue=str(tmp_path / "deferred"))
+        to = ["good@test.com", "Later@test.com", "never@test.com"]
+        assert one.process_message("peer", "a@b.c", to, RAW) is None
+        assert Router.UNDELIVERABLE_QUEUE.count() == 0
+        deferred = Queue(tmp_path / "deferred")
+        assert sorted(entry.recipients + [entry.reason[:3]] for entry in deferred.entries()) == [
+            ["Later@test.com", "450"],
+            ["never@test.com", "450"],
+        ]
+        one.retries.clock = lambda: time.time() + 3600
+        assert one.retries.retry() == 2
+        assert deferred.count() == 0 and answers == {"Later@test.com": [], "never@test.com": []}
+        assert Router.UNDELIVERABLE_QUEUE.pop()[1].envelope == ("a@b.c", ["never@test.com"])
 
     def test_of_a_mixed_result_that_cannot_be_kept_the_client_hears(self):
         refused = Outcome("no@e.f", error=SMTPError(550, "No."))

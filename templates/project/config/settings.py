@@ -5,11 +5,13 @@ import logging
 from app.model.tables import metadata
 
 # Where mail goes that you send. `lamson log` plays that server while you develop, and catches the mail in run/queue.
-relay_config = {"host": "localhost", "port": 8825}
+# What that server does not take now waits in the folder 'queue' and is tried again.
+relay_config = {"host": "localhost", "port": 8825, "queue": "run/outgoing"}
 
 # Where mail comes in. 'refuse' answers 550 to mail for an address that no handler takes, so that nobody can send spam
-# through this server. 'queue' would take such mail and keep it in run/undeliverable.
-receiver_config = {"host": "localhost", "port": 8823, "unknown_recipients": "refuse"}
+# through this server. 'queue' would take such mail and keep it in run/undeliverable. What a handler refuses for now
+# (4xx) for one recipient of several waits in the folder 'retry_queue' and is given to it again.
+receiver_config = {"host": "localhost", "port": 8823, "unknown_recipients": "refuse", "retry_queue": "run/deferred"}
 
 # The modules that have your handlers. They are tried in this order.
 handlers = ["app.handlers.sample"]
