@@ -153,7 +153,6 @@ class TestInAndOut:
         assert queue.envelope_reason(RAW) is None
         assert queue.envelope_reason(b"X-Lamson-Reason: a stranger's\r\n" + RAW) is None
 
-
     def test_entries_tell_what_there_is_without_reading_it_whole(self, box):
         keys = [box.push(request(to=["a@test.com", "b@test.com"]), reason="550 No."), box.push(RAW), box.push(b"")]
         first, second, third = box.entries()
