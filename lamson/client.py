@@ -18,6 +18,7 @@ import re
 import smtplib
 import socket
 import ssl
+import struct
 import threading
 import time
 import weakref
@@ -41,7 +42,7 @@ _BLOCK = 1 << 16  # bytes
 _LONGEST_REPLY = 1 << 16  # bytes, all its lines together
 
 # RFC 5321 section 4.2.1: lines with a hyphen after the code, and then one without.
-_REPLY = re.compile(rb"((?:\d{3}-[^\n]*\n)*)(\d{3})(?:[^-\r\n]([^\r\n]*))?\r*\n")
+_REPLY = re.compile(rb"((?:\d{3}-[^\n]*\n)*)(\d{3})(?:[^-\n]([^\n]*))?\n")
 _BEGINNING_OF_REPLY = re.compile(rb"(?:\d{3}-[^\n]*\n)*[^\n]*")
 
 Reply = tuple[int, bytes]
@@ -75,7 +76,8 @@ class Connection(smtplib.SMTP):
         self.host = host
         self.address = address
         self._tls = tls
-        self._received = b""
+        self._received = b""  # and not yet read
+        self._limited = 0.0  # seconds; 0 is not known
         try:
             self._open(address, port)
             if starttls is not None and (self.has_extn("starttls") or not opportunistic):
@@ -103,6 +105,7 @@ class Connection(smtplib.SMTP):
 
     def _forget_greeting(self) -> None:
         self._received = b""
+        self._limited = 0.0
         self.helo_resp = self.ehlo_resp = None
         self.esmtp_features = {}
         self.does_esmtp = False
@@ -145,9 +148,13 @@ class Connection(smtplib.SMTP):
             raise NotSent("The connection is closed")
         data = s.encode(self.command_encoding) if isinstance(s, str) else s
         try:
-            self.sock.settimeout(BLOCK_TIME)
+            if isinstance(self.sock, ssl.SSLSocket):
+                self._limit(BLOCK_TIME)
             for start in range(0, len(data), _BLOCK):
                 self.sock.sendall(data[start : start + _BLOCK])
+        except (TimeoutError, BlockingIOError):
+            self.close()
+            raise TimeoutError("The server did not read in time") from None
         except OSError as error:
             self.close()
             raise smtplib.SMTPServerDisconnected(f"The connection broke: {error}") from error
@@ -155,10 +162,16 @@ class Connection(smtplib.SMTP):
     def getreply(self, patience: float | None = None) -> Reply:
         """Return a reply's code and text. Raises TimeoutError when it takes more than `patience` (COMMAND_TIME), and
         SMTPServerDisconnected when the server is gone or speaks no SMTP."""
+        if patience is None:
+            patience = COMMAND_TIME
         deadline = 0.0
         while (found := _REPLY.match(self._received)) is None:
-            deadline = deadline or time.monotonic() + (COMMAND_TIME if patience is None else patience)
-            self._receive(deadline)
+            left = deadline - time.monotonic() if deadline else patience
+            deadline = deadline or time.monotonic() + patience
+            if left <= 0:
+                self.close()
+                raise TimeoutError("The server did not answer in time")
+            self._receive(left)
         self._received = self._received[found.end() :]
         lines, number, text = found.groups(b"")
         code = int(number)
@@ -168,29 +181,44 @@ class Connection(smtplib.SMTP):
             for line in found[0].splitlines(keepends=True):
                 self._show("reply:", repr(line))
             self._show(f"reply: retcode ({code}); Msg: {text!a}")
-        return code, text
+        return code, text.strip()
 
-    def _receive(self, deadline: float) -> None:
-        """Wait for more from the server."""
+    def _receive(self, seconds: float) -> None:
+        """Take in what the server says next, if it says something in time."""
         try:
             if self.sock is None:
                 raise smtplib.SMTPServerDisconnected("The connection is closed")
-            if len(self._received) > _LONGEST_REPLY or not _BEGINNING_OF_REPLY.fullmatch(self._received):
+            speaks_smtp = not self._received or _BEGINNING_OF_REPLY.fullmatch(self._received)
+            if not speaks_smtp or len(self._received) > _LONGEST_REPLY:
                 raise smtplib.SMTPServerDisconnected(f"The server speaks no SMTP: {self._received[:80]!r}")
-            self.sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            self._limit(min(seconds, COMMAND_TIME))
             received = self.sock.recv(_BLOCK)
             if not received:
                 raise smtplib.SMTPServerDisconnected("The server closed the connection")
             self._received += received
-        except TimeoutError:
-            self.close()
-            raise TimeoutError("The server did not answer in time") from None
+        except (TimeoutError, BlockingIOError):
+            return
         except smtplib.SMTPServerDisconnected:
             self.close()
             raise
         except OSError as error:
             self.close()
             raise smtplib.SMTPServerDisconnected(f"The connection broke: {error}") from error
+
+    def _limit(self, seconds: float) -> None:
+        """Let the next `recv` take so long; then it raises TimeoutError or BlockingIOError."""
+        if seconds == self._limited:
+            return
+        assert self.sock is not None
+        self._limited = seconds
+        if isinstance(self.sock, ssl.SSLSocket):
+            self.sock.settimeout(seconds)
+            return
+        # The system's own limits: with Python's, every call would be two, and a message is no more than four.
+        if self.sock.gettimeout() is not None:
+            self.sock.settimeout(None)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _time_value(BLOCK_TIME))
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _time_value(seconds))
 
     def _show(self, *words: Any) -> None:
         self._print_debug(*words)  # type: ignore[attr-defined]  # smtplib's way to write its conversations
@@ -203,7 +231,7 @@ class Connection(smtplib.SMTP):
         Raises NotSent, or what the server said: SMTPSenderRefused, SMTPRecipientsRefused (all of them), SMTPDataError.
         Then it does not have the message. After another SMTPException or OSError it may have it.
         """
-        utf8 = self.has_extn("smtputf8")
+        utf8 = "smtputf8" in self.esmtp_features
         refused: dict[str, Reply] = {}
         written: dict[str, str] = {}  # each recipient's command
         for recipient in recipients:
@@ -214,12 +242,12 @@ class Connection(smtplib.SMTP):
         commands = [self._mail(sender, recipients, content, utf8), *written.values(), "data"]
         if not written:
             raise smtplib.SMTPRecipientsRefused(refused)
-        pipelining = self.has_extn("pipelining")
+        pipelining = "pipelining" in self.esmtp_features
         try:
             if pipelining:
                 self._command("\r\n".join(commands))
             wire = on_the_wire(content)  # meanwhile the server reads
-            replies = [self._answer() for _ in commands] if pipelining else self._one_by_one(commands)
+            replies = self._answers(len(commands)) if pipelining else self._one_by_one(commands)
             self._check(sender, replies)
         except (NotSent, smtplib.SMTPResponseException):
             raise
@@ -241,9 +269,9 @@ class Connection(smtplib.SMTP):
             command = f"mail FROM:<{address_on_the_wire(sender, utf8)}>"
         except ValueError as error:
             raise smtplib.SMTPSenderRefused(553, str(error).encode("utf-8", "backslashreplace"), sender) from error
-        if self.has_extn("size"):
+        if "size" in self.esmtp_features:
             command += f" SIZE={len(content)}"
-        if not content.isascii() and self.has_extn("8bitmime"):
+        if not content.isascii() and "8bitmime" in self.esmtp_features:
             command += " BODY=8BITMIME"
         if utf8 and needs_smtputf8(sender, recipients, content):
             command += " SMTPUTF8"
@@ -256,7 +284,7 @@ class Connection(smtplib.SMTP):
         for command in commands:
             if not replies or (_taken(replies[0]) and (command != "data" or any(map(_taken, replies[1:])))):
                 self._command(command)
-                replies.append(self._answer())
+                replies += self._answers(1)
             else:
                 replies.append(unsaid)
         return replies
@@ -279,12 +307,15 @@ class Connection(smtplib.SMTP):
     def _command(self, line: str) -> None:
         self.send(f"{line}\r\n".encode("utf-8", "surrogateescape"))
 
-    def _answer(self) -> Reply:
-        reply = self.getreply()
-        if reply[0] == 421:  # with that it closes the connection (RFC 5321 section 3.8)
-            self.close()
-            raise NotSent(_text(reply))
-        return reply
+    def _answers(self, count: int) -> list[Reply]:
+        replies = []
+        for _ in range(count):
+            reply = self.getreply()
+            if reply[0] == 421:  # with that it closes the connection (RFC 5321 section 3.8)
+                self.close()
+                raise NotSent(f"421 {reply[1].decode('utf-8', 'backslashreplace')}")
+            replies.append(reply)
+        return replies
 
     def reset(self) -> None:
         """Make it ready for the next message after one that was refused. Raises SMTPException or OSError."""
@@ -329,15 +360,15 @@ class Connections:
             room = len(kept) < IDLE_CONNECTIONS
             if room:
                 kept.append((time.monotonic(), connection))
-                self._watch()
+                if self._timer is None:
+                    self._watch()
         if not room:
             connection.leave()
 
     def _watch(self) -> None:
-        if self._timer is None:
-            self._timer = threading.Timer(IDLE_TIME, self._expire)
-            self._timer.daemon = True
-            self._timer.start()
+        self._timer = threading.Timer(IDLE_TIME, self._expire)
+        self._timer.daemon = True
+        self._timer.start()
 
     def _expire(self) -> None:
         deadline = time.monotonic() - IDLE_TIME
@@ -384,9 +415,9 @@ def own_name() -> str:
         return "[127.0.0.1]"
 
 
+def _time_value(seconds: float) -> bytes:
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+
+
 def _taken(reply: Reply) -> bool:
     return reply[0] // 100 == 2
-
-
-def _text(reply: Reply) -> str:
-    return f"{reply[0]} {reply[1].decode('utf-8', 'backslashreplace')}"

@@ -1,8 +1,9 @@
-"""The state of every conversation in a database, and the convenience for projects that use SQLAlchemy.
+"""States and confirmations in a database, and the convenience for projects that use SQLAlchemy.
 
 In a project's boot file:
 
     settings.database = configure_database({"metadata": metadata, "url": "sqlite:///app/data/lamson.db"})
+    settings.confirmations = SQLAlchemyConfirmationStorage(settings.database)
     Router.STATE_STORE = SQLAlchemyStorage(settings.database)
 
 What is promised:
@@ -21,7 +22,7 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -87,23 +88,14 @@ def configure_database(config: Mapping[str, Any], also_create: bool = False) -> 
     return database
 
 
-class SQLAlchemyStorage(StateStorage):
-    """States in the table ``lamson_state`` of a database: a URL, an engine, or what `configure_database` returned.
+class _Rows:
+    """A table that is found by two texts: what the storages below have in common.
 
-    `prepare`, which the server calls when it starts and ``lamson syncdb`` too, makes the table when it is missing;
-    otherwise the first use does.
+    `table` has the columns ``id``, two for the texts (`names`), and those with values.
     """
 
-    # The key is a digest because an address or a state key may be longer than what a database can index (PostgreSQL:
-    # 2,700 bytes). `state_key` and `sender` are for people who look into the table.
-    table = Table(
-        "lamson_state",
-        MetaData(),
-        Column("id", String(64), primary_key=True),
-        Column("state_key", Text, nullable=False),
-        Column("sender", Text, nullable=False),
-        Column("state", Text, nullable=False),
-    )
+    table: Table
+    names: tuple[str, str]
 
     def __init__(self, bind: Database | Engine | str | sqlalchemy.URL):
         if isinstance(bind, Database):
@@ -113,7 +105,7 @@ class SQLAlchemyStorage(StateStorage):
         elif isinstance(bind, str | sqlalchemy.URL):
             engine = _engine(bind)
         else:
-            raise MisuseError(f"SQLAlchemyStorage takes an engine, a URL or a Database, and not {bind!r}.")
+            raise MisuseError(f"{type(self).__name__} takes an engine, a URL or a Database, and not {bind!r}.")
         if isinstance(engine.pool, SingletonThreadPool):
             raise MisuseError(
                 "This engine gives each thread an empty SQLite database of its own. Name a file, or make the engine "
@@ -130,7 +122,8 @@ class SQLAlchemyStorage(StateStorage):
         )
         self._prepared = False
         self._preparing = threading.Lock()
-        self._select = sqlalchemy.select(self.table.c.state).where(self.table.c.id == bindparam("id_"))
+        self._values = [column for column in self.table.columns if column.name not in ("id", *self.names)]
+        self._select = sqlalchemy.select(*self._values).where(self.table.c.id == bindparam("id_"))
         self._delete = sqlalchemy.delete(self.table).where(self.table.c.id == bindparam("id_"))
         self._upsert = self._upsert_statement()
 
@@ -142,27 +135,30 @@ class SQLAlchemyStorage(StateStorage):
                     _create(self.table.metadata, self.engine)
                 self._prepared = True
 
-    def get(self, key: str, sender: str) -> str:
-        """Returns the state of `sender` under `key`; ``START`` when there is none."""
-        with self._connection() as connection:
-            state = connection.execute(self._select, {"id_": self._id(key, sender)}).scalar()
-        return ROUTE_FIRST_STATE if state is None else state
-
-    def set(self, key: str, sender: str, state: str) -> None:
-        """Stores the state of `sender` under `key`. ``START`` forgets it, as if it had never been set."""
-        identity = self._id(key, sender)
-        with self._connection() as connection:
-            if state == ROUTE_FIRST_STATE:
-                connection.execute(self._delete, {"id_": identity})
-            elif self._upsert is not None:
-                connection.execute(self._upsert, self._row(identity, key, sender, state))
-            else:
-                self._update_or_insert(connection, self._row(identity, key, sender, state))
-
     def clear(self) -> None:
-        """Forgets the states of everybody."""
+        """Forgets everything."""
         with self._connection() as connection:
             connection.execute(sqlalchemy.delete(self.table))
+
+    def _read(self, first: str, second: str) -> Any:
+        """The values of a row; None when there is no such row."""
+        with self._connection() as connection:
+            return connection.execute(self._select, {"id_": self._id(first, second)}).first()
+
+    def _write(self, first: str, second: str, **values: str) -> None:
+        """Put values into a row, which is made when it is missing."""
+        names = zip(self.names, (_storable(first), _storable(second)), strict=True)
+        row = {"id": self._id(first, second), **dict(names), **values}
+        with self._connection() as connection:
+            if self._upsert is not None:
+                connection.execute(self._upsert, row)
+            else:
+                self._update_or_insert(connection, row, values)
+
+    def _remove(self, first: str, second: str) -> bool:
+        """Take a row out. Returns whether it was there."""
+        with self._connection() as connection:
+            return connection.execute(self._delete, {"id_": self._id(first, second)}).rowcount > 0
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
@@ -172,35 +168,102 @@ class SQLAlchemyStorage(StateStorage):
             yield connection
 
     @staticmethod
-    def _id(key: str, sender: str) -> str:
+    def _id(first: str, second: str) -> str:
         # The length in front keeps ("a", "bc") and ("ab", "c") apart. Surrogates are what undecodable bytes became.
-        return hashlib.sha256(f"{len(key)} {key}{sender}".encode("utf-8", "surrogatepass")).hexdigest()
-
-    @staticmethod
-    def _row(identity: str, key: str, sender: str, state: str) -> dict[str, str]:
-        return {"id": identity, "state_key": _storable(key), "sender": _storable(sender), "state": state}
+        return hashlib.sha256(f"{len(first)} {first}{second}".encode("utf-8", "surrogatepass")).hexdigest()
 
     def _upsert_statement(self) -> Any:
-        """The statement that inserts a state or replaces the one there is; None for a database that has none."""
+        """The statement that inserts a row or replaces the one there is; None for a database that has none."""
         inserts: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
         if self.engine.dialect.name not in inserts:
             return None
         insert = inserts[self.engine.dialect.name](self.table)
         return insert.on_conflict_do_update(
             index_elements=[self.table.c.id],
-            set_={"state": insert.excluded.state},
+            set_={column.name: insert.excluded[column.name] for column in self._values},
             # A sender who stays in a state is most mail there is, and a write that changes nothing waits for no disk.
-            where=self.table.c.state != insert.excluded.state,
+            where=sqlalchemy.or_(*(column != insert.excluded[column.name] for column in self._values)),
         )
 
-    def _update_or_insert(self, connection: Connection, row: dict[str, str]) -> None:
-        update = sqlalchemy.update(self.table).where(self.table.c.id == row["id"]).values(state=row["state"])
+    def _update_or_insert(self, connection: Connection, row: dict[str, str], values: dict[str, str]) -> None:
+        update = sqlalchemy.update(self.table).where(self.table.c.id == row["id"]).values(values)
         while not connection.execute(update).rowcount:
             try:
                 connection.execute(sqlalchemy.insert(self.table), row)
                 return
             except IntegrityError:
                 continue  # somebody else inserted it since the update found nothing
+
+
+class SQLAlchemyStorage(_Rows, StateStorage):
+    """States in the table ``lamson_state`` of a database: a URL, an engine, or what `configure_database` returned.
+
+    `prepare`, which the server calls when it starts and ``lamson syncdb`` too, makes the table when it is missing;
+    otherwise the first use does.
+    """
+
+    # The key is a digest because an address or a state key may be longer than what a database can index (PostgreSQL:
+    # 2,700 bytes). `state_key` and `sender` are for people who look into the table.
+    table = Table(
+        "lamson_state",
+        MetaData(),
+        Column("id", String(64), primary_key=True),
+        Column("state_key", Text, nullable=False),
+        Column("sender", Text, nullable=False),
+        Column("state", Text, nullable=False),
+    )
+    names = ("state_key", "sender")
+
+    def get(self, key: str, sender: str) -> str:
+        """Returns the state of `sender` under `key`; ``START`` when there is none."""
+        row = self._read(key, sender)
+        return ROUTE_FIRST_STATE if row is None else row.state
+
+    def set(self, key: str, sender: str, state: str) -> None:
+        """Stores the state of `sender` under `key`. ``START`` forgets it, as if it had never been set."""
+        if state == ROUTE_FIRST_STATE:
+            self._remove(key, sender)
+        else:
+            self._write(key, sender, state=state)
+
+
+class SQLAlchemyConfirmationStorage(_Rows):
+    """What waits to be confirmed, in the table ``lamson_confirmation`` of a database, which is given as above.
+
+    It has the methods of `lamson.confirm.ConfirmationStorage`, and several processes may use it at once. The table is
+    made by the first use when it is missing, or by `prepare`.
+    """
+
+    table = Table(
+        "lamson_confirmation",
+        MetaData(),
+        Column("id", String(64), primary_key=True),
+        Column("target", Text, nullable=False),
+        Column("sender", Text, nullable=False),
+        Column("secret", Text, nullable=False),
+        Column("pending_id", Text, nullable=False),
+    )
+    names = ("target", "sender")
+
+    def get(self, target: str, from_address: str) -> tuple[str, str] | tuple[None, None]:
+        """Returns ``(secret, pending_id)``, or ``(None, None)`` when nothing waits to be confirmed."""
+        row = self._read(target, from_address)
+        return (None, None) if row is None else (row.secret, row.pending_id)
+
+    def store(self, target: str, from_address: str, secret: str, pending_id: str) -> None:
+        """Stores the secret and the key of the pending message, in place of what was there."""
+        self._write(target, from_address, secret=secret, pending_id=pending_id)
+
+    def delete(self, target: str, from_address: str) -> bool:
+        """Forgets an entry. Returns whether there was one: of two that delete it at once, one is told so."""
+        return self._remove(target, from_address)
+
+    def forget(self, pending_ids: Collection[str]) -> None:
+        """Forgets the entries of these pending messages, which were too old."""
+        forget = sqlalchemy.delete(self.table).where(self.table.c.pending_id == bindparam("gone"))
+        if pending_ids:
+            with self._connection() as connection:
+                connection.execute(forget, [{"gone": pending_id} for pending_id in pending_ids])
 
 
 def _engine(url: str | sqlalchemy.URL) -> Engine:

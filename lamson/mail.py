@@ -312,7 +312,7 @@ def bare_address(path: str) -> str:
     """
     path = path.strip(" \t")
     if path.endswith(">"):
-        return email.utils.parseaddr(path)[1]
+        return next((address for _, address in addresses.parse(path) if address), "")
     return path
 
 

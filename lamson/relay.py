@@ -14,7 +14,6 @@ A request that nobody changed leaves as the bytes that came in.
 """
 
 import contextlib
-import email.utils
 import logging
 import os
 import smtplib
@@ -23,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from lamson import addresses
 from lamson.client import Connection, Connections, NotSent, Reply
 from lamson.errors import QueueError
 from lamson.hosts import MailHosts, NoMailHost
@@ -141,15 +141,15 @@ class Relay:
 
     def reply(self, original: MailRequest, From: str, Subject: str, Body: str) -> None:
         """Send a plain text to the sender of `original`, the first one its From header names. Raises as `deliver`."""
-        sender = email.utils.parseaddr(original["from"] or "")[1]  # one, however many a stranger has put there
-        self.send(To=sender, From=From, Subject=Subject, Body=Body)
+        # One, however many addresses a stranger has put there.
+        self.send(To=_first_address(original["from"] or ""), From=From, Subject=Subject, Body=Body)
 
     def resolve_relay_host(self, To: str) -> str:
         """Return the host to try first for mail to the address `To` (RFC 5321 section 5.1): its best MX, or its domain.
 
         Raises OSError when the name service cannot be asked, or says that the domain takes no mail.
         """
-        return self.hosts.of(_domain(email.utils.parseaddr(To)[1]))[0]
+        return self.hosts.of(_domain(_first_address(To)))[0]
 
     # each recipient's outcome
 
@@ -161,20 +161,25 @@ class Relay:
                 self._send(destination, sender, group, content)
             except (smtplib.SMTPException, OSError) as error:
                 failed.update(_failures(destination, error, group))
-            reached = [recipient for recipient in group if recipient not in failed]
-            if reached and log.isEnabledFor(logging.INFO):
-                who = printable(", ".join(reached))
-                log.info("relayed: %s from <%s> to %s", message_id(message), printable(sender), who)
+            if log.isEnabledFor(logging.INFO):
+                reached = [recipient for recipient in group if recipient not in failed]
+                if reached:
+                    who = printable(", ".join(reached))
+                    log.info("relayed: %s from <%s> to %s", message_id(message), printable(sender), who)
         return failed
 
-    def _groups(self, recipients: list[str]) -> Iterator[tuple[str, list[str]]]:
-        """Yield destinations, the smart host or domains, and their recipients, as many as one transaction takes."""
-        groups: dict[str, list[str]] = {self.hostname: recipients} if self.hostname else {}
-        for recipient in recipients if not groups else ():
-            groups.setdefault(_domain(recipient), []).append(recipient)
-        for destination, group in groups.items():
-            for start in range(0, len(group), RECIPIENTS):
-                yield destination, group[start : start + RECIPIENTS]
+    def _groups(self, recipients: list[str]) -> list[tuple[str, list[str]]]:
+        """Return destinations, the smart host or domains, and their recipients, as many as one transaction takes."""
+        if self.hostname and len(recipients) <= RECIPIENTS:
+            return [(self.hostname, recipients)]
+        groups: dict[str, list[str]] = {}
+        for recipient in recipients:
+            groups.setdefault(self.hostname or _domain(recipient), []).append(recipient)
+        return [
+            (destination, group[start : start + RECIPIENTS])
+            for destination, group in groups.items()
+            for start in range(0, len(group), RECIPIENTS)
+        ]
 
     def _keep(self, message: Any, sender: str, content: bytes, failed: dict[str, _Failed]) -> dict[str, _Failed]:
         """Put the copies that were not delivered on disk. Returns those for which there is no queue. Raises OSError."""
@@ -220,7 +225,7 @@ class Relay:
         Raises SMTPRecipientsRefused for those whom it did not reach, another SMTPException or OSError when for all.
         """
         errors: list[BaseException] = []
-        for name, address in self._addresses(host, errors):
+        for name, address in [(host, host)] if self.hostname else self._addresses(host, errors):
             try:
                 refused = self._send_to(name, address, sender, recipients, content)
             except _Unreachable as error:
@@ -233,13 +238,10 @@ class Relay:
         # As long as one host may take it later, it is not refused for good.
         raise next((error for error in reversed(errors) if not _is_permanent(error)), errors[-1])
 
-    def _addresses(self, host: str, errors: list[BaseException]) -> Iterator[tuple[str, str]]:
-        """Yield names and addresses to try in turn. Hosts that have no address are noted among the `errors`."""
-        if self.hostname:
-            yield self.hostname, self.hostname
-            return
+    def _addresses(self, domain: str, errors: list[BaseException]) -> Iterator[tuple[str, str]]:
+        """Yield a domain's hosts and their addresses to try in turn. Those without one are noted among the `errors`."""
         tried = 0
-        for name in self.hosts.of(host):
+        for name in self.hosts.of(domain):
             try:
                 addresses = self.hosts.addresses(name)
             except OSError as error:
@@ -253,9 +255,11 @@ class Relay:
         """Send one message over an open connection or a new one. Returns whom the server refused, and how."""
         connection = self._connections.take(name, address)
         if connection is not None:
-            # What a used one says to MAIL may be about its past: it is dead, or has had enough messages.
-            with contextlib.suppress(NotSent, smtplib.SMTPSenderRefused):
+            try:
                 return self._transfer(connection, sender, recipients, content)
+            except (NotSent, smtplib.SMTPSenderRefused) as error:
+                # That may be about its past: it is dead, or has had enough messages.
+                log.debug("a kept connection to %s did not serve: %s", address, error)
         try:
             return self._transfer(self._connect(name, address), sender, recipients, content)
         except NotSent as error:
@@ -356,14 +360,18 @@ def _recipients(message: Any, To: str | list[str] | None) -> list[str]:
     if To is None:
         To = ", ".join(str(message[name]) for name in ("To", "Cc", "Bcc") if message[name])
     if isinstance(To, str):
-        To = [address for _, address in email.utils.getaddresses([To]) if address]
+        To = [address for _, address in addresses.parse(To) if address]
     return list(dict.fromkeys(bare_address(str(address)) for address in To))
 
 
 def _sender(message: Any, From: str | None) -> str:
     if From is None and isinstance(message, MailRequest):
         From = message.envelope[0]
-    return email.utils.parseaddr(str(message["From"] or ""))[1] if From is None else bare_address(From)
+    return _first_address(str(message["From"] or "")) if From is None else bare_address(From)
+
+
+def _first_address(text: str) -> str:
+    return next((address for _, address in addresses.parse(text) if address), "")
 
 
 def _content(message: Any) -> bytes:

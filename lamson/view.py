@@ -15,7 +15,9 @@ Nothing here imports a template engine except `jinja2_loader`, when it is called
 that does not exist, a syntax error in one) are passed on as they are, since they name the file and the line.
 """
 
+import importlib.util
 import inspect
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -96,15 +98,18 @@ def jinja2_loader(dir: str, module: str) -> "jinja2.Environment":
     except ImportError as missing:
         raise MisuseError("Jinja2 templates need Jinja2: pip install jinja2") from missing
 
-    try:
-        templates = jinja2.PackageLoader(dir, module)
-    except (ImportError, ValueError) as missing:
+    package = importlib.util.find_spec(dir)
+    places = (package.submodule_search_locations if package else None) or ()
+    folders = [folder for place in places if os.path.isdir(folder := os.path.join(place, module))]
+    if not folders:
         raise MisuseError(
-            f"There are no templates in the folder {module!r} of the package {dir!r} ({missing}). "
+            f"There are no templates: the package {dir!r} has no folder {module!r}. "
             "Make that folder, or change template_config in config/settings.py."
-        ) from missing
+        )
     return jinja2.Environment(
-        loader=templates, autoescape=jinja2.select_autoescape(["html"]), keep_trailing_newline=True
+        loader=jinja2.FileSystemLoader(folders),  # it says where it has looked for a template that is missing
+        autoescape=jinja2.select_autoescape(["html"]),
+        keep_trailing_newline=True,
     )
 
 

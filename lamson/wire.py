@@ -28,9 +28,11 @@ def address_on_the_wire(address: str, utf8: bool) -> str:
 
     Raises ValueError with the status that such a server would give (RFC 3463, RFC 6531) when it cannot be sent.
     """
+    if address.isascii() and address.isprintable():
+        return address
     if _CONTROL.search(address):
         raise ValueError(f"5.1.3 {address!r} has a control character in it")
-    if utf8 or address.isascii():
+    if utf8:
         return address
     local, at, domain = address.rpartition("@")
     if not local.isascii():

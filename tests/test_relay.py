@@ -4,6 +4,7 @@ import smtplib
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from email.message import EmailMessage
 
@@ -356,6 +357,15 @@ class TestConnections:
     def test_a_kept_one_is_closed_after_some_seconds(self, host, monkeypatch):
         monkeypatch.setattr(client, "IDLE_TIME", 0.02)
         Relay("127.0.0.1", host.port).deliver(mail())
+        eventually(lambda: host.talks[0][-1] == "QUIT", "the farewell")
+
+    def test_a_process_that_ends_says_farewell(self, host):
+        program = (
+            "from lamson.relay import Relay; "
+            f"Relay('127.0.0.1', {host.port}).send(To='x@y.z', From='a@b.c', Subject='s', Body='b')"
+        )
+        subprocess.run([sys.executable, "-c", program], check=True)
+        assert len(host.got) == 1
         eventually(lambda: host.talks[0][-1] == "QUIT", "the farewell")
 
     def test_threads_do_not_share_a_connection_at_the_same_time(self, host):

@@ -192,11 +192,11 @@ def test_the_projects_loader_reads_a_template_again_when_it_changed(templates):
 
 
 def test_a_project_without_templates_is_told_where_they_belong(app):
-    with pytest.raises(MisuseError, match="folder 'templates' of the package 'nowhere'.*template_config"):
+    with pytest.raises(MisuseError, match="package 'nowhere' has no folder 'templates'.*template_config"):
         view.jinja2_loader(dir="nowhere", module="templates")
     (app / "app").mkdir()
     (app / "app/__init__.py").write_text("")
-    with pytest.raises(MisuseError, match="folder 'templates' of the package 'app'"):
+    with pytest.raises(MisuseError, match="package 'app' has no folder 'templates'"):
         view.jinja2_loader(dir="app", module="templates")
 
 
@@ -210,3 +210,9 @@ def test_importing_view_imports_no_template_engine():
     code = "import sys, lamson.view; print({'jinja2', 'mako'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"
+
+
+def test_a_template_that_is_missing_is_named_with_the_folders_that_were_searched(templates):
+    view.LOADER = view.jinja2_loader(dir="app", module="templates")
+    with pytest.raises(Exception, match=rf"'mail/nowhere\.msg' not found in search path: '{templates}'"):
+        view.render({}, "mail/nowhere.msg")

@@ -1,0 +1,1 @@
+"""OneShotBlog: handlers that take mail, a model that stores posts and writes pages, and templates for both."""

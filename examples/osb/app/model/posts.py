@@ -1,0 +1,114 @@
+"""Posts and comments: what is stored of a mail, and what of it strangers get to see.
+
+An author is the sender of the envelope, the address that was confirmed. The From header may say anything, so only the
+name in it is taken.
+"""
+
+import secrets
+from email.utils import parseaddr
+
+import nh3
+from config import settings
+from markupsafe import Markup
+from sqlalchemy import select
+
+from app.model.tables import Comment, Post
+from lamson.server import SMTPError
+
+LONGEST = 100_000
+"""Characters that a post or a comment may have."""
+
+LONGEST_LINE = 200
+"""Characters of a title or a name that are shown."""
+
+# What is left of the HTML that somebody sends: text and links. No script or style gets through, and no image, which
+# would tell its owner who reads the post.
+TAGS = set("a b blockquote br code div em h2 h3 h4 hr i li ol p pre s span strong sub sup u ul".split())
+
+
+def check(message):
+    """Refuses a message that is too long to be published."""
+    if len(message.html() or "") > LONGEST or len(message.text()) > LONGEST:
+        raise SMTPError(552, f"5.3.4 A post or comment may have up to {LONGEST} characters")
+
+
+def publish(message, name):
+    """Stores the post of that name, in place of the one that its author had there, and returns it."""
+    with settings.database.session() as session, session.begin():
+        post = _find(session, message.route_from, name)
+        if post is None:
+            post = Post(id=secrets.token_hex(5), author=message.route_from, name=name)
+            session.add(post)
+        post.author_name = name_of_sender(message)
+        post.title = _line(message["Subject"] or "") or name
+        post.html = html_of(message)
+    return find(message.route_from, name)
+
+
+def find(author, name):
+    """Returns the post of this name by this author, or None."""
+    with settings.database.session() as session:
+        return _find(session, author, name)
+
+
+def get(post_id):
+    """Returns a post with its comments, or None."""
+    with settings.database.session() as session:
+        return session.get(Post, post_id)
+
+
+def newest(count=100):
+    """Returns the newest posts, the last one first."""
+    with settings.database.session() as session:
+        return session.scalars(select(Post).order_by(Post.written.desc()).limit(count)).all()
+
+
+def delete(post):
+    """Forgets a post and its comments."""
+    with settings.database.session() as session, session.begin():
+        session.delete(session.get(Post, post.id))
+
+
+def add_comment(post, message):
+    """Stores a comment on the post."""
+    with settings.database.session() as session, session.begin():
+        session.add(
+            Comment(
+                post_id=post.id,
+                author=message.route_from,
+                author_name=name_of_sender(message),
+                text=message.text().strip(),
+            )
+        )
+
+
+def html_of(message):
+    """The text of a post as HTML in which nothing is left that could do harm."""
+    html = message.html()
+    if html is None:
+        paragraphs = [paragraph.strip() for paragraph in message.text().split("\n\n")]
+        return Markup("\n").join(
+            Markup('<p class="plain">{}</p>').format(paragraph) for paragraph in paragraphs if paragraph
+        )
+    return nh3.clean(
+        html,
+        tags=TAGS,
+        attributes={"a": {"href"}},
+        clean_content_tags={"script", "style", "title"},
+        url_schemes={"http", "https", "mailto"},
+        link_rel="nofollow noopener noreferrer",
+    )
+
+
+def name_of_sender(message):
+    """The name in the From header. Addresses are not shown: they are what spammers look for."""
+    name = _line(parseaddr(message["From"] or "")[0])
+    return name if name and "@" not in name else "Somebody"
+
+
+def _find(session, author, name):
+    return session.scalars(select(Post).filter_by(author=author, name=name)).one_or_none()
+
+
+def _line(text):
+    return " ".join(text.split())[:LONGEST_LINE]
