@@ -1,141 +1,346 @@
-"""SMTP on the wire: `aiosmtpd.smtp.SMTP` with the parts replaced that are slow, lax or tell strangers too much.
+"""SMTP and LMTP on the wire: `aiosmtpd.smtp.SMTP` with what is slow, lax or tells strangers too much replaced.
 
-What differs from aiosmtpd, each in one method:
+    template = SMTPProtocol(receiver, Limits(size_limit=1000), hostname="mail.example.com", loop=loop)
+    await loop.create_server(template.fork, "127.0.0.1", 8823)
 
-* DATA is read in chunks, with one search for its end, and lines may be as long as real mail has them. Only
-  CRLF.CRLF ends it (RFC 5321 section 4.1.1.4); a bare LF or CR is part of the message and never a line end.
-* The clock of a connection stands still while a handler has the message, and starts again with each piece of DATA.
+The receiver is asked by aiosmtpd's hooks, `handle_RCPT` and `handle_DATA` among them. What differs from aiosmtpd:
+
+* A command is a line of printable UTF-8 that ends in CRLF. Everything else is refused before it is understood.
+* DATA takes lines of any length, and only CRLF.CRLF ends it: see `MailData`. For addresses see `split_path`.
+* `Limits` holds for everything that a client could do too often, too slowly, or too much of.
 * An error of ours is a 451 without its text: the client keeps the message, and the log has the traceback.
-* `shut_down` says 421 (RFC 5321 section 3.8) to a client that waits, and to one whose message is being handled after
-  the answer to that.
 """
 
 import asyncio
-import collections
 import logging
+import math
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiosmtpd import smtp
 
+from lamson.authentication import Authentication
+from lamson.connection import ClientGone, Refusal
+from lamson.limits import Limits
+from lamson.logs import printable
+from lamson.maildata import header_section, in_a_loop
+from lamson.paths import split_path
+
 log = logging.getLogger(__name__)
 
-# aiosmtpd logs several lines per command at INFO. Ask for them with its logger's own level.
-if smtp.log.level == logging.NOTSET:
-    smtp.log.setLevel(logging.WARNING)
-
-_END_OF_DATA = b"\r\n.\r\n"
 COMMAND_SIZE_LIMIT = 1024  # bytes; RFC 5321 section 4.5.3.1.4 wants 512 and more for each extension
-_CHUNK = 1 << 18  # bytes read at once; the transport seldom has more
+BEFORE_TLS = ("NOOP", "EHLO", "LHLO", "STARTTLS", "QUIT")  # RFC 3207 section 4
+PATIENCE = 64  # commands of one client that were sent at once, before the others get their turn
+
+_PARAMETER = re.compile(r"([A-Z0-9][A-Z0-9-]*)(?:=([^= ]+))?")
+
+Command = Callable[[Any, str | None], Awaitable[None]]
 
 
-class SMTPProtocol(smtp.SMTP):
-    """One client's connection. `handler` is asked by aiosmtpd's hooks (`handle_RCPT`, `handle_DATA`)."""
+class SMTPProtocol(Authentication):
+    """One client's SMTP connection."""
 
-    # aiosmtpd's word for the reader's buffer: below this the transport is not told to pause.
-    line_length_limit = 1 << 16
+    greeting = "HELO"  # what a client has to say first
 
-    def __init__(self, handler, **kwargs):
-        super().__init__(handler, enable_SMTPUTF8=True, **kwargs)
-        # aiosmtpd shares one dictionary among all connections and lets every EHLO add to it.
-        self.command_size_limits = collections.defaultdict(lambda: COMMAND_SIZE_LIMIT)
-        self._connections: set[SMTPProtocol] = handler.connections
-        self._handling = False
-        self._shutting_down = False
+    # What every connection begins with.
+    _commands = 0  # since a message was taken
+    _unknown_commands = 0
+    _messages = 0
 
-    # the connection
+    def __init__(self, handler: Any, limits: Limits | None = None, **options: Any):
+        super().__init__(handler, limits, **options)
+        self._by_name = _commands_of(type(self))
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._connections.add(self)
+    # one command after the other
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self._connections.discard(self)
-        super().connection_lost(error)
+    async def _handle_client(self) -> None:
+        try:
+            await self._open()
+            while not self._leaving:
+                self._reset_timeout()
+                try:
+                    await self._obey(await self._line())
+                except Refusal as refusal:
+                    await self.push(str(refusal))
+                self._commands += 1
+                self._check_limits()
+                if not self._commands % PATIENCE:
+                    await asyncio.sleep(0)
+        except ClientGone:
+            pass
+        finally:
+            if not self._leaving:
+                self._leave()
 
-    def shut_down(self) -> None:
-        """Say goodbye with 421 and close, now or after the answer to the message that is being handled."""
-        self._shutting_down = True
-        if not self._handling:
-            self._say_goodbye()
+    def _check_limits(self) -> None:
+        if self._shutting_down:
+            self.shut_down()
+        elif 0 < self.limits.error_limit <= self._errors:
+            self._hang_up("errors")
+        elif 0 < self.limits.command_limit <= self._commands:
+            self._hang_up("commands")
 
-    def _say_goodbye(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self._writer.write(f"421 4.3.2 {self.hostname} is shutting down\r\n".encode())
-            self._writer.close()
+    async def _obey(self, line: bytes) -> None:
+        """Do what the line says, and reply. Raises Refusal for the reply in it."""
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            raise Refusal("500 Error: bad syntax") from None
+        name, _, argument = text.partition(" ")
+        if not name or not name.isascii():
+            raise Refusal("500 Error: bad syntax")
+        if not text.isprintable():
+            # NUL, bare CR, and the characters that make a log or a terminal show what is not there.
+            raise Refusal("500 5.5.2 Error: control characters")
+        name = name.upper()
+        if len(line) > COMMAND_SIZE_LIMIT and name != "AUTH":
+            raise Refusal("500 Command line too long")
+        if self.require_starttls and not self._tls_protocol and name not in BEFORE_TLS:
+            raise Refusal("530 Must issue a STARTTLS command first")
+        command = self._by_name.get(name)
+        if command is None:
+            await self._say_unknown(name)
+            return
+        try:
+            await command(self, argument.strip(" ") or None)
+        except (ClientGone, Refusal):
+            raise
+        except Exception as error:
+            await self.push(await self.handle_exception(error))
 
-    def abort(self) -> None:
-        """Cut the connection without a word."""
-        if self.transport is not None:
-            self._writer.transport.abort()
+    async def _say_unknown(self, name: str) -> None:
+        """So that no browser can be made to speak SMTP between its header lines, there may be a few of these only."""
+        self._unknown_commands += 1
+        if self._unknown_commands < smtp.BOGUS_LIMIT:
+            raise Refusal(f'500 Error: command "{name}" not recognized')
+        await self.push("502 5.5.1 Too many unrecognized commands, goodbye.")
+        self._leave()
 
     async def handle_exception(self, error: Exception) -> str:
         assert self.session is not None
         log.error("failed: while talking to %s", self.session.peer, exc_info=error)
         return "451 4.3.0 Internal error, try again later"
 
+    # hello and goodbye
+
+    @smtp.syntax("EHLO hostname")
+    async def smtp_EHLO(self, hostname: str | None) -> None:
+        if not hostname:
+            raise Refusal("501 Syntax: EHLO hostname")
+        await self._greet(hostname)
+
+    async def _greet(self, hostname: str) -> None:
+        assert self.session is not None
+        self._set_rset_state()
+        self.session.extended_smtp = True
+        lines = ["250-" + self.hostname, *self._extensions(), "250 HELP"]
+        hook = self._handle_hooks.get("EHLO")
+        if hook is None:
+            self.session.host_name = hostname
+        else:
+            lines = await hook(self, self.session, self.envelope, hostname, lines)
+        await self.push("\r\n".join(lines))
+
+    def _extensions(self) -> list[str]:
+        lines = ["250-8BITMIME", "250-SMTPUTF8"]
+        if self.data_size_limit:
+            lines.insert(0, f"250-SIZE {self.data_size_limit}")
+        if self.tls_context and not self._tls_protocol:
+            lines.append("250-STARTTLS")
+        if self._may_log_in():
+            lines.append("250-AUTH LOGIN PLAIN")
+        return lines
+
+    @smtp.syntax("QUIT")
+    async def smtp_QUIT(self, arg: str | None) -> None:
+        if arg:
+            raise Refusal("501 Syntax: QUIT")
+        status = await self._call_handler_hook("QUIT")
+        await self.push("221 Bye" if status is smtp.MISSING else status)
+        self._leave()
+
+    @smtp.syntax("STARTTLS", when="tls_context")
+    async def smtp_STARTTLS(self, arg: str | None) -> None:
+        if arg:
+            raise Refusal("501 Syntax: STARTTLS")
+        if self._tls_protocol:
+            raise Refusal("503 5.5.1 Error: TLS is on already")
+        if not self.tls_context:
+            raise Refusal("454 TLS not available")
+        self._buffer.clear()  # what was sent in the clear behind this, perhaps by somebody on the way
+        await self.push("220 Ready to start TLS")
+        await self._start_tls()
+
+    # envelopes
+
+    @smtp.syntax("MAIL FROM: <address>", extended=" [SP <mail-parameters>]")
+    async def smtp_MAIL(self, arg: str | None) -> None:
+        self._check_ready()
+        assert self.envelope is not None
+        address, parameters, options = self._split(arg, "FROM:", "MAIL FROM: <address>")
+        if self.envelope.mail_from:
+            raise Refusal("503 Error: nested MAIL command")
+        if 0 < self.limits.message_limit <= self._messages:
+            self._hang_up("messages")
+            return
+        if parameters.pop("BODY", "7BIT") not in ("7BIT", "8BITMIME"):
+            raise Refusal("501 Error: BODY can only be one of 7BIT, 8BITMIME")
+        if parameters.get("SMTPUTF8") is not None:
+            raise Refusal("501 Error: SMTPUTF8 takes no arguments")
+        self.envelope.smtp_utf8 = parameters.pop("SMTPUTF8", "") is None
+        if "SIZE" in parameters:
+            size = parameters.pop("SIZE") or ""
+            if not re.fullmatch("[0-9]{1,20}", size):
+                raise self._syntax_error("MAIL FROM: <address>")
+            if self.data_size_limit and int(size) > self.data_size_limit:
+                raise Refusal("552 Error: message size exceeds fixed maximum message size")
+        if self._may_log_in():
+            parameters.pop("AUTH", None)  # RFC 4954 section 5: to be understood, and not to be believed
+        if parameters:
+            raise Refusal("555 MAIL FROM parameters not recognized or not implemented")
+        status = await self._call_handler_hook("MAIL", address, options)
+        if status is smtp.MISSING:
+            self.envelope.mail_from = address
+            self.envelope.mail_options.extend(options)
+            status = "250 OK"
+        await self.push(status)
+
+    @smtp.syntax("RCPT TO: <address>", extended=" [SP <mail-parameters>]")
+    async def smtp_RCPT(self, arg: str | None) -> None:
+        self._check_ready()
+        assert self.envelope is not None
+        if not self.envelope.mail_from:
+            raise Refusal("503 Error: need MAIL command")
+        address, parameters, options = self._split(arg, "TO:", "RCPT TO: <address>")
+        if address == "<>":
+            raise Refusal("553 5.1.3 Error: malformed address")
+        if parameters:
+            raise Refusal("555 RCPT TO parameters not recognized or not implemented")
+        if 0 < self.limits.recipient_limit <= len(self.envelope.rcpt_tos):
+            raise Refusal("452 4.5.3 Too many recipients")
+        status = await self._call_handler_hook("RCPT", address, options)
+        if status is smtp.MISSING:
+            self.envelope.rcpt_tos.append(address)
+            self.envelope.rcpt_options.extend(options)
+            status = "250 OK"
+        await self.push(status)
+
+    def _check_ready(self) -> None:
+        assert self.session is not None
+        if not self.session.host_name:
+            raise Refusal(f"503 Error: send {self.greeting} first")
+        if self._auth_required and not self.session.authenticated:
+            raise Refusal("530 5.7.0 Authentication required")
+
+    def _split(self, arg: str | None, keyword: str, syntax: str) -> tuple[str, dict[str, str | None], list[str]]:
+        """Return the address behind FROM: or TO:, its parameters by name, and those as they are. Raises Refusal."""
+        assert self.session is not None
+        if arg is None or arg[: len(keyword)].upper() != keyword:
+            raise self._syntax_error(syntax)
+        text = arg[len(keyword) :].strip(" ")
+        if not text:
+            raise self._syntax_error(syntax)
+        found = split_path(text)
+        if found is None:
+            raise Refusal("553 5.1.3 Error: malformed address")
+        address, rest = found
+        parameters: dict[str, str | None] = {}
+        options = rest.upper().split()
+        for option in options:
+            parameter = _PARAMETER.fullmatch(option)
+            if parameter is None or not self.session.extended_smtp:
+                raise self._syntax_error(syntax)
+            parameters[parameter[1]] = parameter[2]
+        return address, parameters, options
+
+    def _syntax_error(self, syntax: str) -> Refusal:
+        assert self.session is not None
+        return Refusal(f"501 Syntax: {syntax}{' [SP <mail-parameters>]' if self.session.extended_smtp else ''}")
+
+    def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
+        # What aiosmtpd asks for VRFY.
+        return split_path(arg) or (None, None)
+
     # DATA
 
     @smtp.syntax("DATA")
     async def smtp_DATA(self, arg: str | None) -> None:
-        if await self.check_helo_needed() or await self.check_auth_needed("DATA"):
-            return
+        self._check_ready()
         assert self.envelope is not None
         if not self.envelope.rcpt_tos:
-            await self.push("503 Error: need RCPT command")
-            return
+            raise Refusal("503 Error: need RCPT command")
         if arg:
-            await self.push("501 Syntax: DATA")
-            return
+            raise Refusal("501 Syntax: DATA")
         await self.push("354 End data with <CR><LF>.<CR><LF>")
-        content = await self._read_data()
-        if content is None:
-            await self.push("552 5.3.4 Error: Too much mail data")
-            self._set_post_data_state()
-            return
-        self.envelope.content = self.envelope.original_content = content
-        del content
-        status = await self._handle_data()
+        data = await self._receive()
+        if data.too_large:
+            replies = self._replies("552 Error: Too much mail data")
+        else:
+            content = await self._content_of(data)
+            replies = self._replies(self._refusal_of(content) or await self._handle(content))
+            del content
         self._set_post_data_state()
-        await self.push(status)
-        if self._shutting_down:
-            self._say_goodbye()
+        if any(reply.startswith("2") for reply in replies):
+            self._commands = self._errors = 0
+        self._messages += 1
+        await self.push("\r\n".join(replies))
 
-    async def _handle_data(self) -> str:
-        # How long a handler takes is not the client's doing, so its clock stands still.
-        assert self._timeout_handle is not None
-        self._timeout_handle.cancel()
+    def _refusal_of(self, content: bytes) -> str | None:
+        assert self.envelope is not None
+        header = header_section(content, self.limits.header_size_limit)
+        if header is None:
+            return "552 5.3.4 Error: The header section is too large"
+        if in_a_loop(header, self.envelope.rcpt_tos, self.limits.hop_limit):
+            sender, recipients = printable(self.envelope.mail_from), printable(self.envelope.rcpt_tos)
+            log.warning("refused: a message from <%s> to %s runs in a loop", sender, recipients)
+            return "554 5.4.6 Error: This message runs in a loop"
+        return None
+
+    async def _handle(self, content: bytes) -> str | list[str]:
+        """Give the message to the receiver. Returns its reply."""
+        assert self.envelope is not None
+        self.envelope.content = self.envelope.original_content = content
+        self._deadline = math.inf  # how long a handler takes is not the client's doing, so its clock stands still
         self._handling = True
         try:
-            return await self._call_handler_hook("DATA")
+            status = await self._call_handler_hook("DATA")
+            return "250 OK" if status is smtp.MISSING else status
+        except Exception as error:
+            return await self.handle_exception(error)
         finally:
             self._handling = False
-            if self.transport is not None:
-                self._reset_timeout()
 
-    async def _read_data(self) -> bytes | None:
-        """Return the message without the dots of transparency, or None when it is over `data_size_limit` bytes."""
-        limit = self.data_size_limit
-        too_much = False
-        buffer = bytearray(b"\r\n")  # so that the end is found in an empty message, too, where no line stands before it
-        while True:
-            chunk = await self._reader.read(_CHUNK)
-            if not chunk:
-                raise ConnectionResetError("the client went away in the middle of DATA")
-            self._reset_timeout()
-            seen = max(0, len(buffer) - len(_END_OF_DATA) + 1)
-            buffer += chunk
-            end = buffer.find(_END_OF_DATA, seen)
-            if end >= 0:
-                break
-            if limit and len(buffer) > limit + 2:
-                # Read on to the end, for that is where the client listens again, but keep only what may be part of it.
-                too_much = True
-                del buffer[: -len(_END_OF_DATA)]
-        rest = bytes(buffer[end + len(_END_OF_DATA) :])
-        if rest:  # the client pipelines: these are its next commands
-            self._reader._buffer[:0] = rest  # type: ignore[attr-defined]
-        del buffer[end + 2 :]
-        if too_much or (limit and len(buffer) - 2 > limit):
-            return None
-        if b"\r\n." in buffer:  # RFC 5321 section 4.5.2
-            buffer = buffer.replace(b"\r\n.", b"\r\n")
-        return bytes(memoryview(buffer)[2:])
+    def _replies(self, outcome: str | list[str]) -> list[str]:
+        assert isinstance(outcome, str), f"handle_DATA has to return one reply, not {outcome!r}"
+        return [outcome]
+
+
+class LMTPProtocol(SMTPProtocol):
+    """One client's LMTP connection (RFC 2033). `handle_DATA` returns one reply for each of `envelope.rcpt_tos`."""
+
+    greeting = "LHLO"
+
+    @smtp.syntax("LHLO hostname")
+    async def smtp_LHLO(self, hostname: str | None) -> None:
+        if not hostname:
+            raise Refusal("501 Syntax: LHLO hostname")
+        await self._greet(hostname)
+
+    async def smtp_HELO(self, hostname: str | None) -> None:
+        await self._say_unknown("HELO")
+
+    async def smtp_EHLO(self, hostname: str | None) -> None:
+        await self._say_unknown("EHLO")
+
+    def _replies(self, outcome: str | list[str]) -> list[str]:
+        assert self.envelope is not None
+        recipients = len(self.envelope.rcpt_tos)
+        if isinstance(outcome, str):
+            return [outcome] * recipients
+        assert len(outcome) == recipients, f"handle_DATA returned {len(outcome)} replies for {recipients} recipients"
+        return outcome
+
+
+def _commands_of(cls: type) -> dict[str, Command]:
+    return {name.removeprefix("smtp_"): getattr(cls, name) for name in dir(cls) if name.startswith("smtp_")}

@@ -16,11 +16,13 @@ import errno
 import logging
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Iterable
 from typing import Any
 
 from lamson.errors import QueueError, SMTPError
+from lamson.limits import Limits
 from lamson.logs import message_id, printable
 from lamson.mail import MailRequest
 from lamson.outgoing import Failure, RetryQueue
@@ -29,6 +31,7 @@ from lamson.protocol import SMTPProtocol
 from lamson.queue import Claim, Queue
 from lamson.relay import Relay
 from lamson.routing import Outcome, Router
+from lamson.tls import server_context
 
 try:
     from uvloop import new_event_loop
@@ -39,7 +42,6 @@ __all__ = ["QueueReceiver", "Relay", "SMTPError", "SMTPReceiver", "undeliverable
 
 log = logging.getLogger(__name__)
 
-SIZE_LIMIT = 25 * 1024 * 1024  # bytes
 SHUTDOWN_TIME = 30  # seconds that close() gives to handlers
 HANDLER_THREADS = 32
 MAX_CLAIMS = 3  # how often a QueueReceiver tries to handle a message
@@ -121,9 +123,9 @@ class SMTPReceiver:
 
     `port` 0 takes any free port; the attribute `port` has its number after `bind`. `unknown_recipients` says what
     becomes of a recipient that no route matches: ``'refuse'`` answers RCPT with 550, ``'queue'`` takes the message
-    and leaves it to the undeliverable queue. `size_limit` is the largest message taken, in bytes. `retry_queue` is the
-    folder for copies that a handler refused for now (4xx) while it took those of other recipients: they are routed
-    again later, for up to five days.
+    and leaves it to the undeliverable queue. `retry_queue` is the folder for copies that a handler refused for now
+    (4xx) while it took those of other recipients: they are routed again later, for up to five days. `limits` are what a
+    client may do and how it may come in: the fields of `lamson.limits.Limits`.
     """
 
     def __init__(
@@ -131,15 +133,17 @@ class SMTPReceiver:
         host: str = "127.0.0.1",
         port: int = 8825,
         unknown_recipients: str = "queue",
-        size_limit: int = SIZE_LIMIT,
         retry_queue: str | None = None,
+        **limits: Any,
     ):
         if unknown_recipients not in ("refuse", "queue"):
             raise ValueError(f"unknown_recipients is {unknown_recipients!r}. It has to be 'refuse' or 'queue'.")
         self.host = host
         self.port = port
         self.unknown_recipients = unknown_recipients
-        self.size_limit = size_limit
+        self.limits = Limits(**limits)
+        self._tls_context: ssl.SSLContext | None = None
+        self._template: SMTPProtocol | None = None
         self.retries = RetryQueue(retry_queue, route_again, give_up) if retry_queue else None
         self.connections: set[SMTPProtocol] = set()
         self._handling: set[asyncio.Future] = set()  # a client may be gone while its message is being handled
@@ -156,6 +160,8 @@ class SMTPReceiver:
         """
         if self._sockets:
             return
+        if self.limits.certificate:
+            self._tls_context = server_context(self.limits.certificate, self.limits.key)
         failure: OSError | None = None
         try:
             found = socket.getaddrinfo(self.host or None, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -188,14 +194,26 @@ class SMTPReceiver:
 
     async def _serve(self) -> None:
         assert self._loop is not None
+        self._template = SMTPProtocol(
+            self,
+            self.limits,
+            hostname=self._hostname,
+            ident="Lamson",
+            tls_context=self._tls_context,
+            loop=self._loop,
+        )
         self._servers = [
-            await self._loop.create_server(self._protocol, sock=sock, backlog=1024) for sock in self._sockets
+            await self._loop.create_server(self._template.fork, sock=sock, backlog=1024) for sock in self._sockets
         ]
 
-    def _protocol(self) -> SMTPProtocol:
-        return SMTPProtocol(
-            self, hostname=self._hostname, ident="Lamson", data_size_limit=self.size_limit, loop=self._loop
-        )
+    def reload_certificate(self) -> None:
+        """Read the certificate's files again, for the connections that come. May be called from any thread.
+
+        Raises OSError when they cannot be used; then the old certificate stays.
+        """
+        if self.limits.certificate and self._template is not None:
+            self._template.tls_context = server_context(self.limits.certificate, self.limits.key)
+            log.info("reloaded: the certificate %s", self.limits.certificate)
 
     def _in_loop(self, coroutine: Any) -> Any:
         assert self._loop is not None

@@ -300,7 +300,7 @@ def _serve(
 ) -> str:
     """Serve in this process until a signal ends it. `ready` is called with the place once clients can connect."""
     from lamson.routing import Router
-    from lamson.server import QueueReceiver, Relay
+    from lamson.server import QueueReceiver, Relay, SMTPReceiver
 
     settings = _load(settings_loader)
     receiver, relay = settings.receiver, getattr(settings, "relay", None)
@@ -311,14 +311,17 @@ def _serve(
         drop_priv(user, group)
     with explained("The state storage cannot be prepared" + ("" if user is None else f" as user {user}") + ": "):
         Router.STATE_STORE.prepare()
-    queue_dir = getattr(Router.UNDELIVERABLE_QUEUE, "dir", None)
-    if queue_dir and not os.access(os.path.join(queue_dir, "new"), os.W_OK | os.X_OK):
-        raise ServerError(f"User {os.geteuid()} may not write to {queue_dir}, where undeliverable mail is kept.")
+    for queue in (Router.UNDELIVERABLE_QUEUE, getattr(relay, "outgoing", None), getattr(receiver, "retries", None)):
+        folder = getattr(queue, "dir", None)
+        if folder and not os.access(os.path.join(folder, "new"), os.W_OK | os.X_OK):
+            raise ServerError(f"User {os.geteuid()} may not write to {folder}, where mail is kept.")
     # Until here a signal just ends the process; from here on there may be mail in hand. A handler of signals runs
     # between any two steps of the main thread, so all that it does is to write a byte.
     waiting, waking = os.pipe()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os.write(waking, b"."))
+    if isinstance(receiver, SMTPReceiver):
+        signal.signal(signal.SIGHUP, lambda *_: os.write(waking, b"c"))
 
     worker = None
     if isinstance(receiver, QueueReceiver):
@@ -328,10 +331,12 @@ def _serve(
     else:
         receiver.start()
         where = f"{receiver.host}:{receiver.port}"
+    if isinstance(relay, Relay):  # what it could not deliver before is tried again
+        relay.start()
     ready(f"{where}, pid {os.getpid()}")
     log.info("started: %s, pid %d", where, os.getpid())
 
-    os.read(waiting, 1)
+    _until_told(waiting, receiver)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second ctrl-c waits for nobody
     log.info("stopping: no more mail is taken, what is being handled is finished")
     receiver.close()
@@ -341,6 +346,15 @@ def _serve(
         relay.close()
     log.info("stopped: %s", where)
     return where
+
+
+def _until_told(waiting: int, receiver: Any) -> None:
+    """Wait for a signal to stop. SIGHUP has the certificate read again, and nobody who is connected notices."""
+    while os.read(waiting, 1) == b"c":
+        try:
+            receiver.reload_certificate()
+        except OSError as error:
+            log.error("failed: the old certificate stays: %s", error)
 
 
 def _work(receiver: Any, waking: int) -> None:

@@ -1,0 +1,391 @@
+"""`Connection`: the bytes that come from one client and go to it, and its clock. `protocol.py` has the commands.
+
+It is the lower half of our `aiosmtpd.smtp.SMTP`, and replaces what is slow or lax there:
+
+* aiosmtpd's constructor, which looks through the whole handler for its hooks, runs once for each receiver. `fork` makes
+  a connection out of that one.
+* Bytes go from the transport to a buffer and from there to the command loop, or piece by piece into a `MailData`,
+  without a task being woken for each line.
+* A connection has one timer. Moving a deadline back costs an addition, not a new timer.
+* A client that has closed its side gets the answers to all that it has sent. aiosmtpd drops it at once.
+* `shut_down` says 421 (RFC 5321 section 3.8) to a client that waits, and to one whose message is being handled after
+  the answer to that.
+"""
+
+import asyncio
+import logging
+import math
+from asyncio.streams import FlowControlMixin
+from collections import Counter
+from typing import Any, Self
+
+from aiosmtpd import smtp
+from aiosmtpd.proxy_protocol import get_proxy
+
+from lamson.limits import Limits, neighbourhood
+from lamson.maildata import MailData
+
+log = logging.getLogger(__name__)
+
+# aiosmtpd logs several lines per command at INFO. Ask for them with its logger's own level.
+if smtp.log.level == logging.NOTSET:
+    smtp.log.setLevel(logging.WARNING)
+
+LONGEST_LINE = 12288  # bytes: what a client may answer to AUTH (RFC 4954 section 4.5); commands may be shorter only
+PROXY_TIMEOUT = 5  # seconds; a proxy sends its header at once
+HANDSHAKE_TIMEOUT = 60  # seconds
+GOODBYE_TIMEOUT = 10  # seconds for a client to take the last reply, before the connection is cut
+_BUFFERED = 1 << 16  # bytes of commands that are taken before they are needed
+_LARGE = 1 << 22  # bytes of a message that is put together outside of the event loop
+
+
+class ClientGone(Exception):
+    """The client has closed the connection, and all that it had sent was answered."""
+
+
+class Refusal(Exception):
+    """What the client wants is not done. Its text is the reply."""
+
+
+class Connection(smtp.SMTP):
+    """One client's connection. `handler` is the receiver; its set `connections`, if it has one, holds all of them."""
+
+    # What every connection begins with.
+    _waiter: asyncio.Future | None = None  # somebody waits for the client to send
+    _incoming: MailData | None = None  # where to bytes go during DATA
+    _proxy_reader: asyncio.StreamReader | None = None  # and during the PROXY header
+    _eof = False  # the client has closed its side
+    _reading_paused = False
+    _talking = False  # neither a PROXY header nor a TLS handshake is awaited
+    _leaving = False  # the last reply was given
+    _handling = False  # the message is in the handlers' hands
+    _shutting_down = False
+    _errors = 0  # since a message was taken
+    _deadline = math.inf
+    _message_deadline = math.inf
+    _counted_as = ""
+
+    def __init__(self, handler: Any, limits: Limits | None = None, **options: Any):
+        self.limits = limits or Limits()
+        options.setdefault("data_size_limit", self.limits.size_limit or None)
+        options.setdefault("timeout", self.limits.command_timeout or math.inf)
+        options.setdefault("require_starttls", self.limits.require_tls)
+        options.setdefault("proxy_protocol_timeout", PROXY_TIMEOUT if self.limits.proxy_hosts else None)
+        options.setdefault("enable_SMTPUTF8", True)
+        super().__init__(handler, **options)
+        self._connections: set[Connection] = getattr(handler, "connections", set())
+        self._neighbours: Counter[str] = Counter()
+        self._buffer = bytearray()
+
+    def fork(self) -> Self:
+        """Return a new connection with the settings of this one."""
+        connection = object.__new__(type(self))
+        connection.__dict__.update(self.__dict__)
+        FlowControlMixin.__init__(connection, self.loop)  # type: ignore[call-arg]
+        connection._buffer = bytearray()
+        return connection
+
+    # what the transport says
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self._writer = asyncio.StreamWriter(transport, self, None, self.loop)  # type: ignore[arg-type]
+        self._begin_session(transport.get_extra_info("peername"))
+        self._connections.add(self)
+        self._reset_timeout()
+        self._handler_coroutine = self.loop.create_task(self._handle_client())
+
+    def _begin_session(self, peer: Any) -> None:
+        self._set_rset_state()
+        self.session = self._create_session()
+        self.session.peer = peer
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.transport is None:
+            return
+        if error is not None and not self._talking:
+            assert self.session is not None
+            log.info("refused: %s broke off the handshake: %s", self.session.peer, error)
+        self._connections.discard(self)
+        self._count(-1)
+        if self._timeout_handle is not None:
+            self._timeout_handle.cancel()
+        self.transport = None
+        FlowControlMixin.connection_lost(self, error)  # type: ignore[arg-type]
+        assert self._handler_coroutine is not None
+        self._handler_coroutine.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if self._incoming is not None:
+            self._reset_timeout()
+            if not self._incoming.feed(data):
+                return
+            self._buffer += self._incoming.rest
+            self._incoming = None
+        elif self._proxy_reader is not None:
+            self._proxy_reader.feed_data(data)
+            return
+        else:
+            self._buffer += data
+            if len(self._buffer) > _BUFFERED and not self._reading_paused:
+                self._reading_paused = True
+                self.transport.pause_reading()  # type: ignore[union-attr]
+        self._wake()
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        if self._proxy_reader is not None:
+            self._proxy_reader.feed_eof()
+        self._wake()
+        # TLS has no half-closed connections.
+        return self.session is not None and self.session.ssl is None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # the clock
+
+    def _reset_timeout(self, duration: float | None = None) -> None:
+        deadline = self.loop.time() + (duration or self._timeout_duration)
+        self._deadline = deadline = min(deadline, self._message_deadline)
+        timer = self._timeout_handle
+        if timer is None or timer.when() > deadline:
+            if timer is not None:
+                timer.cancel()
+            self._set_timer(deadline)
+
+    def _set_timer(self, deadline: float) -> None:
+        self._timeout_handle = None if deadline == math.inf else self.loop.call_at(deadline, self._timeout_cb)
+
+    def _timeout_cb(self) -> None:
+        self._timeout_handle = None
+        if self._deadline > self.loop.time():
+            self._set_timer(self._deadline)
+        elif self._leaving:
+            self.abort()
+        else:
+            assert self.session is not None
+            log.info("refused: %s was too slow", self.session.peer)
+            self._say_goodbye("4.4.2 Timeout, closing the connection")
+
+    # what the client sends
+
+    async def _more(self) -> None:
+        """Wait until the client has sent something. Raises ClientGone when it will not."""
+        if self._eof:
+            raise ClientGone
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resume_reading()  # type: ignore[union-attr]
+        self._waiter = self.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    async def _line(self) -> bytes:
+        """Return the next line without its end. Raises Refusal for one that has to be refused, and ClientGone.
+
+        Only CRLF ends a line. Somebody who ends lines with LF alone gets an answer, but what came with such a line is
+        dropped up to the next CRLF: an address with an LF in it, passed on by a careless client, is no second command.
+        """
+        buffer = self._buffer
+        while (end := buffer.find(b"\n")) < 0:
+            if len(buffer) > LONGEST_LINE:
+                await self._skip_line()
+                raise Refusal("500 Command line too long")
+            await self._more()
+        line = bytes(buffer[: end + 1])
+        if not line.endswith(b"\r\n"):
+            end = buffer.find(b"\r\n")
+            del buffer[: end + 2 if end >= 0 else len(buffer)]
+            raise Refusal("500 5.5.2 Error: lines end with CR and LF")
+        del buffer[: end + 1]
+        return line[:-2]
+
+    async def _skip_line(self) -> None:
+        while (end := self._buffer.find(b"\r\n")) < 0:
+            del self._buffer[:-1]  # its CR may have come already
+            await self._more()
+        del self._buffer[: end + 2]
+
+    async def _receive(self) -> MailData:
+        """Return what the client sends up to CRLF.CRLF. Raises ClientGone when it leaves before that."""
+        data = MailData(self.data_size_limit or 0)
+        if self.limits.message_timeout:
+            self._message_deadline = self.loop.time() + self.limits.message_timeout
+        self._incoming = data
+        try:
+            sent = bytes(self._buffer)
+            self._buffer.clear()
+            self.data_received(sent)
+            while self._incoming is not None:
+                await self._more()
+        finally:
+            self._incoming = None
+            self._message_deadline = math.inf
+        return data
+
+    async def _content_of(self, data: MailData) -> bytes:
+        if data.size < _LARGE:
+            return data.content()
+        return await self.loop.run_in_executor(None, data.content)
+
+    # what it hears
+
+    async def push(self, status: str | bytes) -> None:
+        """Send a reply, unless the last one was given; wait while the client does not read. Raises ClientGone."""
+        if self._leaving:
+            return
+        reply = status.encode() if isinstance(status, str) else status
+        if reply.startswith(b"5"):
+            self._errors += 1
+        self._writer.write(reply + b"\r\n")
+        if self._paused:  # type: ignore[attr-defined]
+            try:
+                await self._writer.drain()
+            except ConnectionError as error:
+                raise ClientGone from error
+
+    def _leave(self) -> None:
+        """Close the connection when the client has read the last reply; cut it when it does not."""
+        self._leaving = True
+        self._writer.close()
+        if self.transport is not None:
+            self._reset_timeout(GOODBYE_TIMEOUT)
+
+    def _say_goodbye(self, reason: str) -> None:
+        """Send a reply of 421, unless the client could not read it now, and close."""
+        if not self._leaving and self.transport is not None:
+            if self._talking:
+                self._writer.write(f"421 {reason}\r\n".encode())
+            self._leave()
+
+    def _hang_up(self, what: str) -> None:
+        """Tell a client that it did something too often, and close."""
+        assert self.session is not None
+        if not self._leaving:
+            log.info("refused: %s, after too many %s", self.session.peer, what)
+            self._say_goodbye(f"4.7.0 Too many {what}, closing the connection")
+
+    def shut_down(self) -> None:
+        """Say goodbye with 421 and close, now or after the answer to the message that is being handled."""
+        self._shutting_down = True
+        if not self._handling:
+            self._say_goodbye(f"4.3.2 {self.hostname} is shutting down")
+
+    def abort(self) -> None:
+        """Cut the connection without a word."""
+        if self.transport is not None:
+            self.transport.abort()  # type: ignore[attr-defined]
+
+    # how it begins
+
+    async def _open(self) -> None:
+        """Do all that comes before the greeting, and greet. Afterwards the connection may be closing."""
+        assert self.session is not None and self.transport is not None
+        if self._expects_proxy():
+            await self._take_proxy_header()
+        if self.transport.get_extra_info("sslcontext"):
+            self._tls_started(self.transport)
+        elif self.limits.implicit_tls and not self._leaving:
+            await self._start_tls()
+        if self._leaving:
+            return
+        self._talking = True
+        self._count(+1)
+        limit = self.limits.connections_allowed(self._counted_as)
+        if 0 < self.limits.connection_limit < len(self._connections):
+            log.warning("refused: %s, for there are %d connections", self.session.peer, len(self._connections) - 1)
+            self._say_goodbye("4.3.2 Too many connections, try again later")
+        elif 0 < limit < self._neighbours[self._counted_as]:
+            log.info("refused: %s, which has %d connections already", self.session.peer, limit)
+            self._say_goodbye("4.7.0 Too many connections from you, try again later")
+        else:
+            await self.push(f"220 {self.hostname} {self.__ident__}")
+
+    def _address(self) -> str:
+        """The client's IP address; nothing for one that comes by a Unix socket."""
+        assert self.session is not None
+        return self.session.peer[0] if isinstance(self.session.peer, tuple) else ""
+
+    def _count(self, step: int) -> None:
+        if step > 0:
+            self._counted_as = neighbourhood(self._address())
+        if self._counted_as:
+            self._neighbours[self._counted_as] += step
+            if not self._neighbours[self._counted_as]:
+                del self._neighbours[self._counted_as]
+
+    def _expects_proxy(self) -> bool:
+        address = self._address()
+        return bool(self._proxy_timeout and address and self.limits.is_proxy(address))
+
+    async def _take_proxy_header(self) -> None:
+        """Learn from the proxy in front who the client is."""
+        assert self.session is not None
+        reader = self._proxy_reader = asyncio.StreamReader(loop=self.loop)
+        reader.feed_data(self._buffer)  # what was faster than this task
+        self._buffer.clear()
+        self._reset_timeout(self._proxy_timeout)
+        try:
+            header = await get_proxy(reader)
+        except EOFError as error:
+            raise ClientGone from error
+        finally:
+            self._proxy_reader = None
+        reader.feed_eof()
+        self._buffer += await reader.read()
+        self.session.proxy_data = header
+        accepted = bool(header)
+        if accepted and "PROXY" in self._handle_hooks:
+            accepted = await self._call_handler_hook("PROXY", header)
+        if not accepted:
+            log.warning("refused: %s sent no valid PROXY header: %s", self.session.peer, header.error)
+            self._leave()
+        elif header.src_addr is not None and header.src_port is not None:
+            self.session.peer = (str(header.src_addr), header.src_port)  # type: ignore[assignment]
+
+    async def _start_tls(self) -> None:
+        """Shake hands, and forget what was said before (RFC 3207 section 4.2). Closes when that fails."""
+        assert self.session is not None and self.transport is not None and self.tls_context is not None
+        self._talking = False
+        timeout = min(HANDSHAKE_TIMEOUT, self._timeout_duration)
+        self._reset_timeout(timeout + GOODBYE_TIMEOUT)  # the handshake has a clock of its own
+        raw: Any = self.transport
+        handshake = self.loop.start_tls(raw, self, self.tls_context, server_side=True, ssl_handshake_timeout=timeout)
+        task = self.loop.create_task(handshake)
+        # What the client was so fast to send that it is here already goes to the handshake: after the task has prepared
+        # it, and before it reads more. The loop does these in the order in which they were asked for.
+        self.loop.call_soon(lambda: self.loop.call_soon(self._feed_handshake, raw))
+        try:
+            transport = await task
+            if transport is None:
+                # So asyncio's loop says that the client was gone before the handshake began.
+                raise ConnectionResetError("the client has gone")
+        except OSError as error:  # ssl.SSLError is one
+            self._leaving = True
+            self.connection_lost(error)  # does nothing when the loop has said so, as uvloop does
+            return
+        self._writer._transport = transport  # type: ignore[attr-defined]
+        self._begin_session(self.session.peer)
+        self._tls_started(transport)
+        self._talking = True
+
+    def _feed_handshake(self, raw: asyncio.Transport) -> None:
+        if raw.is_closing():
+            return
+        protocol: Any = raw.get_protocol()
+        if self._buffer:
+            protocol.get_buffer(len(self._buffer))[: len(self._buffer)] = self._buffer
+            protocol.buffer_updated(len(self._buffer))
+            self._buffer.clear()
+        if self._eof:
+            protocol.eof_received()
+
+    def _tls_started(self, transport: asyncio.BaseTransport) -> None:
+        assert self.session is not None
+        self.transport = transport
+        self._tls_protocol = transport.get_extra_info("ssl_object")
+        self.session.ssl = {name: transport.get_extra_info(name) for name in ("cipher", "peercert", "ssl_object")}

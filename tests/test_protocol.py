@@ -1,0 +1,637 @@
+"""The wire below the dialogs: pieces of messages, paths, limits of several connections, TLS, LMTP, real clients."""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import smtplib
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import uvloop
+from aiosmtpd import smtp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from processes import eventually, needs
+
+from lamson import connection
+from lamson.limits import Limits, neighbourhood
+from lamson.maildata import MailData, header_section, in_a_loop
+from lamson.paths import split_path
+from lamson.protocol import LMTPProtocol, SMTPProtocol
+from lamson.tls import server_context
+
+CERTS = Path(__file__).parent / "certs"
+
+
+class Receiver:
+    """Keeps what it gets, and counts its connections."""
+
+    def __init__(self, reply="250 OK"):
+        self.connections = set()
+        self.messages = []
+        self.reply = reply
+
+    async def handle_DATA(self, server, session, envelope):
+        self.messages.append((session.peer, envelope.mail_from, envelope.rcpt_tos, envelope.content))
+        if isinstance(self.reply, Exception):
+            raise self.reply
+        return self.reply
+
+
+class Served:
+    """A protocol class served in a thread, on a free port of 127.0.0.1."""
+
+    def __init__(self, receiver, limits=None, protocol=SMTPProtocol, new_loop=uvloop.new_event_loop):
+        self.receiver = receiver
+        self.loop = new_loop()
+        limits = limits or Limits()
+        context = server_context(limits.certificate, limits.key) if limits.certificate else None
+        self.template = protocol(receiver, limits, hostname="here", ident="x", tls_context=context, loop=self.loop)
+        self.thread = threading.Thread(target=self.loop.run_forever)
+
+    def __enter__(self):
+        self.thread.start()
+        self.server = self.run(self.loop.create_server(self.template.fork, "127.0.0.1", 0))
+        self.port = self.server.sockets[0].getsockname()[1]
+        return self
+
+    def __exit__(self, *_):
+        try:
+            self.run(self._close())
+        finally:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.thread.join()
+            self.loop.close()
+
+    async def _close(self):
+        self.server.close()
+        for each in list(self.receiver.connections):
+            each.abort()
+        while self.receiver.connections:
+            await asyncio.sleep(0.01)
+
+    def run(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
+
+    def connect(self):
+        return Talk(self.port)
+
+
+class Talk:
+    """A client that says lines and reads replies."""
+
+    def __init__(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self.answers = self.socket.makefile("rb")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.answers.close()
+        self.socket.close()
+
+    def reply(self):
+        """One reply, of one line or more, without its line ends; nothing when the server has closed."""
+        lines = [self.answers.readline()]
+        while lines[-1][3:4] == b"-":
+            lines.append(self.answers.readline())
+        return b"\n".join(line.rstrip(b"\r\n") for line in lines).decode()
+
+    def say(self, text):
+        self.socket.sendall(text.encode() + b"\r\n")
+        return self.reply()
+
+    def start_tls(self):
+        assert self.say("STARTTLS").startswith("220")
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        self.socket = context.wrap_socket(self.socket)
+        self.answers = self.socket.makefile("rb")
+        return ssl.DER_cert_to_PEM_cert(self.socket.getpeercert(binary_form=True))
+
+
+def certificate_in(path):
+    text = Path(path).read_text()
+    return text[: text.index("-----END CERTIFICATE-----")] + "-----END CERTIFICATE-----\n"
+
+
+@pytest.fixture
+def serve():
+    with contextlib.ExitStack() as stack:
+
+        def start(*args, **kw):
+            return stack.enter_context(Served(*args, **kw))
+
+        yield start
+
+
+class TestMailData:
+    pieces_of_wire = st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b".", b"\r\n.", b"x", b"\0"]), max_size=40)
+
+    @given(pieces_of_wire, st.lists(st.integers(1, 5), min_size=60, max_size=60), st.sampled_from([10, 16, 1 << 14]))
+    @settings(deadline=None)
+    def test_however_it_is_cut_the_message_is_what_stands_before_the_first_end(self, words, cuts, piece):
+        wire = b"".join(words) + b"\r\n.\r\nNOOP\r\n"
+        end = (b"\r\n" + wire).index(b"\r\n.\r\n")
+        expected = (b"\r\n" + wire)[: end + 2].replace(b"\r\n.", b"\r\n")[2:]
+        data = MailData()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("lamson.maildata._PIECE", piece)
+            position, done = 0, False
+            while not done:
+                size = cuts.pop() if cuts else 1
+                chunk, position = wire[position : position + size], position + size
+                done = data.feed(chunk)
+        assert (data.content(), data.rest + wire[position:]) == (expected, wire[end + 3 :])
+        assert data.size == len(expected)
+
+    def test_the_size_is_that_without_the_dots_and_over_the_limit_nothing_is_kept(self):
+        data = MailData(limit=6)
+        assert data.feed(b"..\r\n..\r\n.\r\n") and not data.too_large and data.content() == b".\r\n.\r\n"
+        data = MailData(limit=5)
+        assert data.feed(b"..\r\n..\r\n.\r\nQUIT\r\n") and data.too_large
+        assert (data.content(), data.rest) == (b"", b"QUIT\r\n")
+
+    def test_what_is_held_does_not_grow_with_the_message(self):
+        data = MailData()
+        for _ in range(1000):
+            assert not data.feed(b"\r\n.\r" * 1000)
+            assert len(data._held) < 1 << 14
+
+    def test_single_bytes_are_not_kept_as_single_objects(self):
+        data = MailData()
+        for _ in range(50_000):
+            data.feed(b"x")
+        assert len(data._pieces) < 5
+
+
+class TestHeaders:
+    @pytest.mark.parametrize(
+        ("content", "expected"),
+        [
+            (b"A: b\r\nC: D\r\n\r\nbody", b"\na: b\r\nc: d"),
+            (b"A: b\n\nbody\r\n\r\n", b"\na: b"),
+            (b"\r\nA: b\r\n\r\n", b""),
+            (b"\nA: b", b""),
+            (b"", b"\n"),
+            (b"A: b\r\n", b"\na: b\r\n"),
+            (b"A: b\r\n c\r\nno field", b"\na: b\r\n c\r\n"),
+            (b"no field" * 100, b"\n"),
+            (b"A: " + b"b" * 47 + b"\r\n\r\n", b"\na: " + b"b" * 47),
+            (b"A: " + b"b" * 48 + b"\r\n\r\n", None),
+            (b"A: b\r\n" * 10, None),
+        ],
+    )
+    def test_the_header_section_ends_where_the_fields_do(self, content, expected):
+        assert header_section(content, limit=50) == expected
+
+    def test_a_loop_is_more_hops_than_there_may_be_or_a_delivery_to_a_recipient(self):
+        header = b"\nreceived: a\nreceived: b\r\ndelivered-to:  <zed@test.com> \r\n"
+        assert in_a_loop(header, [], hops=1) and not in_a_loop(header, [], hops=2) and not in_a_loop(header, [])
+        assert in_a_loop(header, ["Other@test.com", "Zed@Test.com"])
+        assert not in_a_loop(header, ["ed@test.com"])
+        assert not in_a_loop(b"\nx-delivered-to: zed@test.com", ["zed@test.com"])
+
+
+class TestPaths:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("<a@b.c>", ("a@b.c", "")),
+            ("<a@b.c>  SIZE=1 X", ("a@b.c", "SIZE=1 X")),
+            ("<>", ("<>", "")),
+            ("<> BODY=7BIT", ("<>", "BODY=7BIT")),
+            ("a@b.c SIZE=1", ("a@b.c", "SIZE=1")),
+            ("<Postmaster>", ("Postmaster", "")),
+            ("<@x.y,@z:a@b.c>", ("a@b.c", "")),
+            ('<"a"@b.c>', ("a@b.c", "")),
+            ('<"a b"@b.c>', ('"a b"@b.c', "")),
+            ('<"a\\b\\"c"@b.c>', ('"ab\\"c"@b.c', "")),
+            ('<""@b.c>', ('""@b.c', "")),
+            ("<a@[127.0.0.1]>", ("a@[127.0.0.1]", "")),
+            ("<ä@ö.de>", ("ä@ö.de", "")),
+            ("<a_b+c=d@e_f.g>", ("a_b+c=d@e_f.g", "")),
+            ("<a@b.c>SIZE=1", None),
+            ("<a@b..c>", None),
+            ("<a@b.c.>", None),
+            ("<a@[b.c]>", None),
+            ("<a(comment)@b.c>", None),
+            ("<a,b@c.d>", None),
+            ("<@x.y:>", None),
+            ("<", None),
+            ("", None),
+        ],
+    )
+    def test_a_path_is_an_address_or_nothing(self, text, expected):
+        assert split_path(text) == expected
+
+    @given(st.text(alphabet='<>@.:,"\\ab é[]1()', max_size=30))
+    @settings(max_examples=500)
+    def test_what_comes_out_is_the_same_when_it_goes_in_again(self, text):
+        found = split_path(text)
+        if found and found[0] != "<>":
+            assert split_path(f"<{found[0]}>") == (found[0], "")
+
+    def test_no_line_takes_long(self):
+        for text in (
+            '<"' + "\\a" * 500,
+            "<" + "@a," * 300,
+            "<" + "a." * 500 + ">",
+            "a" * 1000 + "<",
+            "<a@" + "a." * 500,
+        ):
+            assert split_path(text) is None or ">" in text
+
+
+class TestLimits:
+    @pytest.mark.parametrize(
+        ("settings", "error"),
+        [
+            ({"size_limit": -1}, "size_limit is -1"),
+            ({"recipient_limit": True}, "recipient_limit is True"),
+            ({"key": "k.pem"}, "there is no certificate"),
+            ({"auth": print}, "auth needs TLS"),
+            ({"implicit_tls": True}, "implicit_tls needs TLS"),
+            ({"require_tls": True}, "require_tls needs TLS"),
+            ({"require_auth": True, "certificate": "c"}, "require_auth needs 'auth'"),
+            ({"proxy_hosts": "10.0.0.1"}, "has to be a list"),
+            ({"proxy_hosts": ["proxy.example.com"]}, "'proxy.example.com' does not appear to be"),
+        ],
+    )
+    def test_what_makes_no_sense_is_named(self, settings, error):
+        with pytest.raises(ValueError, match=error):
+            Limits(**settings)
+
+    def test_an_unknown_name_is_an_error(self):
+        with pytest.raises(TypeError, match="recipients"):
+            Limits(recipients=3)
+
+    def test_neighbours_share_an_address_or_a_64(self):
+        assert neighbourhood("192.0.2.1") == "192.0.2.1"
+        assert neighbourhood("2001:db8::1") == neighbourhood("2001:db8::ffff") == "2001:db8::"
+        assert neighbourhood("fe80::1%eth0") == "fe80::"
+        assert neighbourhood("::ffff:192.0.2.1") == "192.0.2.1"
+        assert neighbourhood("") == ""
+
+    def test_this_machine_has_as_many_connections_as_it_wants(self):
+        limits = Limits()
+        assert limits.connections_allowed("192.0.2.1") == 50
+        assert [limits.connections_allowed(each) for each in ("127.0.0.1", "::1", "::ffff:127.0.0.1", "")] == [0] * 4
+        assert Limits(connection_limit_per_address=3).connections_allowed("127.0.0.1") == 3
+
+    def test_a_proxy_is_an_address_or_a_network(self):
+        limits = Limits(proxy_hosts=["10.0.0.0/8", "::1"])
+        assert [limits.is_proxy(each) for each in ("10.1.2.3", "::1", "11.0.0.1", "::ffff:10.0.0.1")] == [1, 1, 0, 1]
+
+
+class TestConnections:
+    def test_one_too_many_is_told_to_come_again(self, serve):
+        served = serve(Receiver(), Limits(connection_limit=2))
+        with served.connect() as one, served.connect() as two:
+            assert one.reply().startswith("220") and two.reply().startswith("220")
+            with served.connect() as three:
+                assert three.reply().startswith("421 4.3.2") and three.reply() == ""
+            assert two.say("QUIT").startswith("221") and two.reply() == ""
+            with served.connect() as four:
+                assert four.reply().startswith("220")
+
+    def test_each_address_has_its_share(self, serve):
+        served = serve(Receiver(), Limits(connection_limit_per_address=1, proxy_hosts=["127.0.0.1"]))
+        with served.connect() as one, served.connect() as two, served.connect() as three:
+            assert one.say("PROXY TCP4 192.0.2.1 192.0.2.9 1000 25").startswith("220")
+            assert two.say("PROXY TCP4 192.0.2.2 192.0.2.9 1000 25").startswith("220")
+            assert three.say("PROXY TCP4 192.0.2.1 192.0.2.9 1001 25").startswith("421 4.7.0")
+            assert one.say("NOOP").startswith("250")
+        eventually(lambda: not served.receiver.connections, "everybody to be gone")
+        assert not served.template._neighbours
+
+    def test_a_proxy_names_the_client(self, serve):
+        served = serve(Receiver(), Limits(proxy_hosts=["127.0.0.1"]))
+        with served.connect() as talk:
+            assert talk.say("PROXY TCP6 2001:db8::1 2001:db8::9 1000 25").startswith("220")
+            for line in ("HELO x", "MAIL FROM:<a@b.c>", "RCPT TO:<d@e.f>", "DATA", "."):
+                assert talk.say(line)[0] in "23"
+        assert served.receiver.messages == [(("2001:db8::1", 1000), "a@b.c", ["d@e.f"], b"")]
+
+    def test_bytes_now_and_then_do_not_move_the_deadline_of_a_command(self, serve):
+        served = serve(Receiver(), Limits(command_timeout=0.3))
+        with served.connect() as talk:
+            assert talk.reply().startswith("220")
+            start = time.monotonic()
+            while time.monotonic() - start < 20:
+                try:
+                    talk.socket.sendall(b"x")
+                except OSError:
+                    break
+                time.sleep(0.02)
+            assert time.monotonic() - start < 15
+        assert not served.receiver.connections
+
+    def test_pieces_of_a_message_move_the_deadline_up_to_that_of_the_message(self, serve):
+        served = serve(Receiver(), Limits(command_timeout=0.5, message_timeout=1.5))
+        with served.connect() as talk:
+            assert talk.reply().startswith("220")
+            for line in ("HELO x", "MAIL FROM:<a@b.c>", "RCPT TO:<d@e.f>", "DATA"):
+                assert talk.say(line)[0] in "23"
+            start = time.monotonic()
+            with contextlib.suppress(OSError):
+                while time.monotonic() - start < 20:
+                    talk.socket.sendall(b"x")
+                    time.sleep(0.05)
+            assert 1 < time.monotonic() - start < 15
+        assert not served.receiver.messages
+
+    def test_a_client_that_does_not_read_is_cut_off(self, serve, monkeypatch):
+        monkeypatch.setattr(connection, "GOODBYE_TIMEOUT", 0.2)
+        served = serve(Receiver(), Limits(command_timeout=0.3, command_limit=0))
+        with served.connect() as talk:
+            talk.socket.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                while True:
+                    talk.socket.send(b"HELP\r\n" * 1000)
+            eventually(lambda: not served.receiver.connections, "the end of a connection that nobody reads from")
+
+    def test_a_handler_may_take_longer_than_a_client(self, serve):
+        class Slow(Receiver):
+            async def handle_DATA(self, server, session, envelope):
+                await asyncio.sleep(0.6)
+                return "250 Done"
+
+        served = serve(Slow(), Limits(command_timeout=0.2))
+        with served.connect() as talk:
+            assert talk.reply().startswith("220")
+            for line in ("HELO x", "MAIL FROM:<a@b.c>", "RCPT TO:<d@e.f>", "DATA"):
+                assert talk.say(line)[0] in "23"
+            assert talk.say(".") == "250 Done"
+            assert talk.reply().startswith("421 4.4.2")
+
+    @pytest.mark.parametrize("error", [ConnectionResetError("of a database"), EOFError("x"), ValueError("secret")])
+    def test_an_error_of_a_receiver_is_a_451_whatever_its_class(self, serve, caplog, error):
+        class Failing(Receiver):
+            async def handle_RCPT(self, server, session, envelope, address, options):
+                raise error
+
+        served = serve(Failing())
+        with served.connect() as talk:
+            assert talk.reply().startswith("220")
+            for line in ("HELO x", "MAIL FROM:<a@b.c>"):
+                assert talk.say(line).startswith("250")
+            assert talk.say("RCPT TO:<d@e.f>") == "451 4.3.0 Internal error, try again later"
+            assert talk.say("NOOP").startswith("250")
+        assert str(error) in caplog.text
+
+    def test_nobody_writes_lines_into_the_log(self, serve, caplog):
+        caplog.set_level(logging.DEBUG, "lamson")
+        served = serve(Receiver(), Limits(error_limit=3, hop_limit=1))
+        with served.connect() as talk:
+            assert talk.reply().startswith("220")
+            for line in ("HELO x\x1b[2J", "MAIL FROM:<a\x85b>", "fa\vke"):
+                assert talk.say(line).startswith("500")
+            assert talk.reply().startswith("421")
+        with served.connect() as talk:
+            assert talk.reply().startswith("220")
+            for line in ("HELO é", "MAIL FROM:<é@b.c>", 'RCPT TO:<"é b"@e.f>', "DATA"):
+                assert talk.say(line)[0] in "23"
+            assert talk.say("Received: a\r\nReceived: b\r\n\r\n.").startswith("554")
+        eventually(lambda: "in a loop" in caplog.text, "a line in the log")
+        assert all(record.getMessage().isprintable() and record.getMessage().isascii() for record in caplog.records)
+
+    def test_others_get_their_turn_while_one_sends_many_commands_at_once(self):
+        async def talk():
+            loop = asyncio.get_running_loop()
+            protocol = SMTPProtocol(Receiver(), Limits(command_limit=0), hostname="here", loop=loop).fork()
+            written = []
+            protocol.connection_made(FakeTransport(written))
+            protocol.data_received(b"NOOP\r\n" * 1000)
+            turns = 0
+            while len(written) < 1001:
+                await asyncio.sleep(0)
+                turns += 1
+            return turns
+
+        assert asyncio.run(talk()) > 1000 / 100
+
+    def test_aiosmtpds_constructor_runs_once_for_all_connections(self, serve, monkeypatch):
+        served = serve(Receiver())
+        monkeypatch.setattr(smtp.SMTP, "__init__", None)
+        for _ in range(3):
+            with served.connect() as talk:
+                assert talk.reply().startswith("220")
+
+    def test_connections_share_nothing_that_one_may_change(self):
+        async def fork_two():
+            template = SMTPProtocol(Receiver(), hostname="here", loop=asyncio.get_running_loop())
+            return template, template.fork(), template.fork()
+
+        template, one, two = asyncio.run(fork_two())
+        shared = {name for name, value in vars(one).items() if value is vars(two)[name]}
+        mutable = {name for name in shared if isinstance(vars(one)[name], (list, bytearray, dict, set))}
+        assert mutable == {"_auth_methods", "_by_name", "_connections", "_handle_hooks", "_neighbours", "_smtp_methods"}
+
+
+class FakeTransport(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self, written):
+        super().__init__({"peername": ("127.0.0.1", 1)})
+        self.write = written.append
+        self.close = lambda: None
+        self.is_closing = lambda: True
+
+
+LOOPS = pytest.mark.parametrize("new_loop", [uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
+CERTIFICATE = str(CERTS / "one.pem")
+
+
+class TestTLS:
+    @LOOPS
+    def test_a_certificate_is_read_again_without_dropping_anyone(self, serve, tmp_path, new_loop):
+        path = tmp_path / "certificate.pem"
+        shutil.copy(CERTS / "one.pem", path)
+        served = serve(Receiver(), Limits(certificate=str(path)), new_loop=new_loop)
+        with served.connect() as old, served.connect() as waiting:
+            assert old.reply().startswith("220") and waiting.reply().startswith("220")
+            assert old.start_tls() == certificate_in(CERTS / "one.pem")
+            shutil.copy(CERTS / "two.pem", path)
+            served.template.tls_context = server_context(str(path))
+            assert old.say("EHLO x").startswith("250")
+            assert waiting.start_tls() == certificate_in(CERTS / "one.pem")
+            with served.connect() as new:
+                assert new.reply().startswith("220")
+                assert new.start_tls() == certificate_in(CERTS / "two.pem")
+                assert new.say("EHLO x").startswith("250")
+
+    def test_files_that_are_no_certificate_are_named(self, tmp_path):
+        with pytest.raises(OSError, match=r"cannot use the certificate .*nothing.pem: No such file"):
+            server_context(str(tmp_path / "nothing.pem"))
+        (tmp_path / "bad.pem").write_text("-----BEGIN CERTIFICATE-----")
+        with pytest.raises(OSError, match="cannot use the certificate .*bad.pem"):
+            server_context(str(tmp_path / "bad.pem"))
+        with pytest.raises(OSError, match=r"one.pem with the key .*two.pem: .*mismatch"):
+            server_context(CERTIFICATE, str(CERTS / "two.pem"))
+
+    @LOOPS
+    @pytest.mark.parametrize("implicit", [False, True], ids=["starttls", "implicit"])
+    def test_large_messages_come_through_tls(self, serve, new_loop, implicit):
+        served = serve(Receiver(), Limits(certificate=CERTIFICATE, implicit_tls=implicit), new_loop=new_loop)
+        content = b"Subject: large\r\n\r\n" + b"0123456789" * 7 * 20_000 + b"\r\n"
+        context = ssl._create_unverified_context()
+        if implicit:
+            client = smtplib.SMTP_SSL("127.0.0.1", served.port, timeout=20, context=context)
+        else:
+            client = smtplib.SMTP("127.0.0.1", served.port, timeout=20)
+            client.starttls(context=context)
+        with client:
+            client.sendmail("a@b.c", ["d@e.f"], content)
+        assert served.receiver.messages[0][3] == content
+        eventually(lambda: not served.receiver.connections, "the end of the connection")
+
+    @LOOPS
+    def test_a_handshake_that_never_comes_ends(self, serve, new_loop, monkeypatch, caplog):
+        caplog.set_level(logging.INFO, "lamson")
+        monkeypatch.setattr(connection, "HANDSHAKE_TIMEOUT", 0.3)
+        served = serve(Receiver(), Limits(certificate=CERTIFICATE), new_loop=new_loop)
+        with served.connect() as talk:
+            assert talk.reply().startswith("220")
+            assert talk.say("STARTTLS").startswith("220")
+            assert talk.reply() == ""
+        eventually(lambda: not served.receiver.connections, "the end of the connection")
+        assert "broke off the handshake" in caplog.text and "Traceback" not in caplog.text
+
+    @LOOPS
+    def test_a_client_that_leaves_during_the_handshake_is_forgotten(self, serve, new_loop):
+        served = serve(Receiver(), Limits(certificate=CERTIFICATE, implicit_tls=True), new_loop=new_loop)
+        for _ in range(5):
+            with served.connect() as talk:
+                talk.socket.sendall(b"\x16\x03\x01")
+        eventually(lambda: not served.receiver.connections, "the end of the connections")
+        assert not served.template._neighbours
+
+    def test_whoever_is_asked_for_a_password_may_take_their_time(self, serve):
+        asked_in = []
+
+        def auth(user, password):
+            asked_in.append(threading.current_thread())
+            return password == "pässword"
+
+        served = serve(Receiver(), Limits(certificate=CERTIFICATE, auth=auth))
+        with smtplib.SMTP("127.0.0.1", served.port, timeout=20) as client:
+            client.starttls(context=ssl._create_unverified_context())
+            client.ehlo()
+            assert client.docmd("AUTH PLAIN AHplZABww6Rzc3dvcmQ=")[0] == 235
+        assert asked_in and asked_in[0] is not served.thread
+
+    def test_openssl_starts_tls(self, serve):
+        served = serve(Receiver(), Limits(certificate=CERTIFICATE))
+        command = [needs("openssl"), "s_client", "-connect", f"127.0.0.1:{served.port}", "-starttls", "smtp", "-crlf"]
+        command += ["-quiet", "-verify_return_error", "-CAfile", CERTIFICATE]
+        done = subprocess.run(command, input=b"NOOP\nQUIT\n", capture_output=True, timeout=60)
+        assert done.stdout.splitlines()[-2:] == [b"250 OK", b"221 Bye"], done
+
+    @pytest.mark.parametrize("implicit", [False, True], ids=["starttls", "implicit"])
+    def test_swaks_logs_in_and_sends(self, serve, implicit):
+        limits = Limits(
+            certificate=CERTIFICATE,
+            implicit_tls=implicit,
+            auth=lambda user, password: (user, password) == ("zed", "secret"),
+            require_auth=True,
+        )
+        served = serve(Receiver(), limits)
+        command = [
+            needs("swaks"),
+            "--server",
+            "127.0.0.1",
+            "--port",
+            str(served.port),
+            "--from",
+            "a@b.c",
+            "--to",
+            "d@e.f",
+        ]
+        command += ["--tls-on-connect" if implicit else "--tls", "--auth-user", "zed", "--auth-password"]
+        for mechanism in ("PLAIN", "LOGIN"):
+            done = subprocess.run([*command, "secret", "--auth", mechanism], capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stdout + done.stderr
+            done = subprocess.run([*command, "wrong", "--auth", mechanism], capture_output=True, text=True, timeout=60)
+            assert done.returncode == 28 and "535 5.7.8" in done.stdout, done.stdout + done.stderr
+        assert len(served.receiver.messages) == 2
+
+    def test_swaks_comes_through_a_proxy(self, serve):
+        served = serve(Receiver(), Limits(proxy_hosts=["127.0.0.1"]))
+        for version in ("1", "2"):
+            command = [needs("swaks"), "--server", "127.0.0.1", "--port", str(served.port), "--to", "d@e.f"]
+            command += ["--proxy-version", version, "--proxy-family", "TCP4" if version == "1" else "AF_INET"]
+            command += ["--proxy-source", "192.0.2.7", "--proxy-source-port", "4000", "--proxy-dest", "192.0.2.9"]
+            command += ["--proxy-dest-port", "25", "--from", "a@b.c"]
+            if version == "2":
+                command += ["--proxy-protocol", "STREAM", "--proxy-command", "PROXY"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stdout + done.stderr
+        assert [peer for peer, *_ in served.receiver.messages] == [("192.0.2.7", 4000)] * 2
+
+
+class TestLMTP:
+    def say_envelope(self, talk, recipients=("one@e.f", "two@e.f")):
+        for line in ("MAIL FROM:<a@b.c>", *(f"RCPT TO:<{each}>" for each in recipients)):
+            assert talk.say(line).startswith("250")
+        assert talk.say("DATA").startswith("354")
+
+    def test_every_recipient_has_a_reply(self, serve):
+        served = serve(Receiver(["250 OK", "550 Not\r\n550 you"]), protocol=LMTPProtocol)
+        served.receiver.reply = ["250 Taken", "550-Not\r\n550 you"]
+        with served.connect() as talk:
+            assert talk.reply().startswith("220")
+            assert talk.say("LHLO x").splitlines()[-1] == "250 HELP"
+            self.say_envelope(talk)
+            assert [talk.say("Hi\r\n."), talk.reply()] == ["250 Taken", "550-Not\n550 you"]
+            assert talk.say("NOOP") == "250 OK"
+
+    @pytest.mark.parametrize(
+        ("content", "reply"),
+        [("x" * 200, "552"), ("Received: a\r\nReceived: b", "554 5.4.6"), ("Hi", "451 4.3.0")],
+    )
+    def test_what_holds_for_the_message_is_said_to_every_recipient(self, serve, content, reply):
+        limits = Limits(size_limit=100, hop_limit=1)
+        served = serve(Receiver(ValueError("secret")), limits, protocol=LMTPProtocol)
+        with served.connect() as talk:
+            assert talk.reply().startswith("220")
+            assert talk.say("LHLO x").startswith("250")
+            self.say_envelope(talk)
+            assert talk.say(f"{content}\r\n.").startswith(reply) and talk.reply().startswith(reply)
+            assert talk.say("NOOP") == "250 OK"
+
+    def test_it_is_no_smtp(self, serve):
+        served = serve(Receiver(), protocol=LMTPProtocol)
+        with served.connect() as talk:
+            assert talk.reply().startswith("220")
+            assert talk.say("EHLO x").startswith("500") and talk.say("HELO x").startswith("500")
+            assert talk.say("MAIL FROM:<a@b.c>") == "503 Error: send LHLO first"
+            assert talk.say("LHLO").startswith("501")
+            assert talk.say("LHLO x").startswith("250")
+            assert talk.say("DATA").startswith("503")
+
+    def test_it_works_on_a_unix_socket(self, tmp_path):
+        async def talk():
+            loop = asyncio.get_running_loop()
+            receiver = Receiver()
+            template = LMTPProtocol(receiver, Limits(proxy_hosts=["0.0.0.0/0"]), hostname="here", loop=loop)
+            server = await loop.create_unix_server(template.fork, str(tmp_path / "lmtp"))
+            reader, writer = await asyncio.open_unix_connection(str(tmp_path / "lmtp"))
+            assert (await reader.readline()).startswith(b"220")
+            writer.write(b"LHLO x\r\nMAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nDATA\r\nHi\r\n.\r\nQUIT\r\n")
+            answers = await reader.read()
+            writer.close()
+            server.close()
+            return answers, receiver.messages
+
+        answers, messages = asyncio.run(talk())
+        assert answers.endswith(b"354 End data with <CR><LF>.<CR><LF>\r\n250 OK\r\n221 Bye\r\n")
+        assert messages[0][1:] == ("a@b.c", ["d@e.f"], b"Hi\r\n")
