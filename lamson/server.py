@@ -1,4 +1,4 @@
-"""Servers: what brings mail in, from the wire (`SMTPReceiver`) or from a queue (`QueueReceiver`).
+"""Servers: what brings mail in, from the wire (`SMTPReceiver`, `LMTPReceiver`) or from a queue (`QueueReceiver`).
 
     receiver = SMTPReceiver("127.0.0.1", 8823)
     receiver.start()                            # serving when this returns
@@ -12,13 +12,15 @@ with the reply 250 or by removing it from its queue, only once each recipient's 
 """
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
 import socket
 import ssl
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from lamson.errors import QueueError, SMTPError
@@ -27,7 +29,7 @@ from lamson.logs import message_id, printable
 from lamson.mail import MailRequest
 from lamson.outgoing import Failure, RetryQueue
 from lamson.pool import HandlerPool
-from lamson.protocol import SMTPProtocol
+from lamson.protocol import LMTPProtocol, SMTPProtocol
 from lamson.queue import Claim, Queue
 from lamson.relay import Relay
 from lamson.routing import Outcome, Router
@@ -38,12 +40,14 @@ try:
 except ImportError:  # it does not exist for every system; asyncio's own loop does the same, slower
     from asyncio import new_event_loop  # type: ignore[assignment]
 
-__all__ = ["QueueReceiver", "Relay", "SMTPError", "SMTPReceiver", "undeliverable_message"]
+__all__ = ["LMTPReceiver", "QueueReceiver", "Relay", "SMTPError", "SMTPReceiver", "undeliverable_message"]
 
 log = logging.getLogger(__name__)
 
 SHUTDOWN_TIME = 30  # seconds that close() gives to handlers
 HANDLER_THREADS = 32
+FAILED = "451 4.3.0 The message could not be handled, try again later"
+BACKLOG = 1024  # connections that wait to be accepted
 MAX_CLAIMS = 3  # how often a QueueReceiver tries to handle a message
 
 
@@ -115,7 +119,7 @@ def _reply_for(outcome: Outcome) -> SMTPError:
         return SMTPError(550, f"5.1.1 <{printable(outcome.recipient)}>: no such recipient here")
     if isinstance(outcome.error, OSError) and outcome.error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SMTPError(452, "4.3.1 No space left for mail, try again later")
-    return SMTPError(451, "4.3.0 The message could not be handled, try again later")
+    return SMTPError(451, FAILED.removeprefix("451 "))
 
 
 class SMTPReceiver:
@@ -127,6 +131,8 @@ class SMTPReceiver:
     (4xx) while it took those of other recipients: they are routed again later, for up to five days. `limits` are what a
     client may do and how it may come in: the fields of `lamson.limits.Limits`.
     """
+
+    protocol: type[SMTPProtocol] = SMTPProtocol
 
     def __init__(
         self,
@@ -194,7 +200,7 @@ class SMTPReceiver:
 
     async def _serve(self) -> None:
         assert self._loop is not None
-        self._template = SMTPProtocol(
+        self._template = self.protocol(
             self,
             self.limits,
             hostname=self._hostname,
@@ -202,9 +208,13 @@ class SMTPReceiver:
             tls_context=self._tls_context,
             loop=self._loop,
         )
-        self._servers = [
-            await self._loop.create_server(self._template.fork, sock=sock, backlog=1024) for sock in self._sockets
-        ]
+        self._servers = [await self._listen_at(sock, self._template.fork) for sock in self._sockets]
+
+    async def _listen_at(self, sock: socket.socket, factory: Callable[[], SMTPProtocol]) -> asyncio.AbstractServer:
+        assert self._loop is not None
+        if sock.family == socket.AF_UNIX:
+            return await self._loop.create_unix_server(factory, sock=sock, backlog=BACKLOG)
+        return await self._loop.create_server(factory, sock=sock, backlog=BACKLOG)
 
     def reload_certificate(self) -> None:
         """Read the certificate's files again, for the connections that come. May be called from any thread.
@@ -267,20 +277,21 @@ class SMTPReceiver:
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
-    async def handle_DATA(self, server, session, envelope) -> str:
+    async def handle_DATA(self, server, session, envelope) -> Any:
+        reply = await self._in_a_thread(self.process_message, session, envelope)
+        return "250 OK" if reply is None else reply
+
+    async def _in_a_thread(self, process: Callable[..., Any], session: Any, envelope: Any) -> Any:
         assert self._loop is not None and self._pool is not None
         sender = "" if envelope.mail_from == "<>" else envelope.mail_from
         # Messages of one sender wait for each other in any case: here they do it without holding a thread.
         turn = sender.lower() if Router.LOCKING == "sender" and sender else None
-        job = self._pool.submit(
-            turn, self.process_message, session.peer, sender, list(envelope.rcpt_tos), envelope.content
-        )
+        job = self._pool.submit(turn, process, session.peer, sender, list(envelope.rcpt_tos), envelope.content)
         handling = asyncio.wrap_future(job, loop=self._loop)
         self._handling.add(handling)
         handling.add_done_callback(self._handling.discard)
         # Shielded: a client that goes away does not take its message out of the handlers' hands.
-        reply = await asyncio.shield(handling)
-        return "250 OK" if reply is None else reply
+        return await asyncio.shield(handling)
 
     def knows_recipient(self, address: str) -> bool:
         """Whether mail for this address is taken when unknown recipients are refused. Asks the Router; override it."""
@@ -296,11 +307,70 @@ class SMTPReceiver:
             refusal = settle(message, Router.deliver_each(message), self.retries)
         except BaseException:  # whatever a handler raises, KeyboardInterrupt as well, it must not end the event loop
             log.exception("failed: a message from <%s> to %s at %s", printable(From), To, Peer)
-            refusal = SMTPError(451, "4.3.0 The message could not be handled, try again later")
+            return FAILED
         if refusal is None:
             return None
         log.info("refused: %s from <%s> to %s: %s", message_id(message), printable(From), To, printable(refusal))
         return _reply_lines(refusal)
+
+
+class LMTPReceiver(SMTPReceiver):
+    """As SMTPReceiver, but it speaks LMTP (RFC 2033), which has a reply for each recipient: for a mail server in front.
+
+    `host` may be the path of a Unix socket, with a slash in it; `port` means nothing then. A socket that a dead server
+    left behind is replaced. Who may connect follows from the permissions of its folder.
+    """
+
+    protocol = LMTPProtocol
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 8824, **settings: Any):
+        super().__init__(host, port, **settings)
+
+    def bind(self) -> None:
+        """Bind the port or the socket. Raises OSError that names it."""
+        if "/" not in self.host:
+            super().bind()
+        elif not self._sockets:
+            try:
+                self._sockets.append(_listen_on_path(self.host))
+            except OSError as error:
+                raise OSError(error.errno, f"cannot listen on {self.host}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """As SMTPReceiver, and the socket's file goes."""
+        super().close()
+        if "/" in self.host:
+            Path(self.host).unlink(missing_ok=True)
+
+    async def handle_DATA(self, server, session, envelope) -> list[str]:
+        replies = await self._in_a_thread(self.process_each, session, envelope)
+        return [replies.get(recipient.lower(), FAILED) for recipient in envelope.rcpt_tos]
+
+    def process_each(self, Peer: Any, From: str, To: list[str], Data: bytes) -> dict[str, str]:
+        """Route one message. Returns the reply for each recipient, by address in lower case."""
+        message = MailRequest(Peer, From, To, Data)
+        log.info("received: %s from <%s> to %s at %s", message_id(message), printable(From), To, Peer)
+        try:
+            outcomes = Router.deliver_each(message)
+        except BaseException:  # whatever a handler raises, KeyboardInterrupt as well, it must not end the event loop
+            log.exception("failed: a message from <%s> to %s at %s", printable(From), To, Peer)
+            return {}
+        return {each.recipient: "250 OK" if each.safe else _reply_lines(_reply_for(each)) for each in outcomes}
+
+
+def _listen_on_path(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with contextlib.suppress(ConnectionRefusedError, FileNotFoundError), socket.socket(socket.AF_UNIX) as other:
+            other.connect(path)
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        Path(path).unlink(missing_ok=True)
+        sock.bind(path)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _listen(family: int, kind: int, proto: int, address: tuple) -> socket.socket:
@@ -311,7 +381,7 @@ def _listen(family: int, kind: int, proto: int, address: tuple) -> socket.socket
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
         # Whether the port is free only shows here when another server has it with SO_REUSEADDR, too.
-        sock.listen(1024)
+        sock.listen(BACKLOG)
     except OSError:
         sock.close()
         raise

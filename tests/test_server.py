@@ -13,7 +13,7 @@ from lamson.errors import SMTPError
 from lamson.mail import MailRequest
 from lamson.queue import Queue
 from lamson.routing import Outcome, Router, route, stateless
-from lamson.server import QueueReceiver, SMTPReceiver
+from lamson.server import LMTPReceiver, QueueReceiver, SMTPReceiver
 
 RAW = b"From: a@example.com\r\nTo: list@test.com\r\nSubject: hi\r\nMessage-ID: <1@example.com>\r\n\r\nHello\r\n"
 
@@ -348,6 +348,53 @@ class TestSettle:
 
         assert server.settle(MailRequest("", "a@b.c", [], RAW), [self.outcome()]).code == 451
         assert server.settle(MailRequest("", "a@b.c", [], RAW), [Outcome("x@y.z")]).code == 550
+
+
+class TestLMTPReceiver:
+    @pytest.fixture(params=["port", "socket"])
+    def lmtp(self, request, tmp_path):
+        host = "127.0.0.1" if request.param == "port" else str(tmp_path / "lmtp")
+        one = LMTPReceiver(host, 0, unknown_recipients="refuse")
+        one.start()
+        yield one
+        one.close()
+        assert request.param == "port" or not (tmp_path / "lmtp").exists()
+
+    def test_each_recipient_gets_its_own_reply_and_no_handler_runs_twice(self, lmtp):
+        calls = []
+
+        @route("(name)@test.com", name=".+")
+        @stateless
+        def START(message, name):
+            calls.append((name, message.From, message.original))
+            if name == "no":
+                raise SMTPError(550, "No.")
+            if name == "later":
+                raise SMTPError(450, "Later.")
+            if name == "fails":
+                raise ValueError("no luck")
+
+        with smtplib.LMTP(lmtp.host, lmtp.port) as client:
+            client.ehlo_or_helo_if_needed()
+            assert client.mail("a@b.c")[0] == 250
+            assert client.rcpt("stranger@elsewhere.org")[0] == 550
+            for name in ("Yes", "no", "later", "fails"):
+                assert client.rcpt(f"{name}@test.com")[0] == 250
+            assert client.docmd("DATA")[0] == 354
+            client.send(RAW + b".\r\n")
+            replies = [client.getreply() for _ in range(4)]
+        assert [reply[0] for reply in replies] == [250, 550, 450, 451]
+        assert sorted(calls) == [(name, "a@b.c", RAW) for name in ("fails", "later", "no", "yes")]
+
+    def test_a_socket_that_a_dead_server_left_is_replaced_and_that_of_a_living_one_is_not(self, tmp_path):
+        path = str(tmp_path / "lmtp")
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(path)
+        one, other = LMTPReceiver(path), LMTPReceiver(path)
+        one.bind()
+        with pytest.raises(OSError, match="cannot listen on .*/lmtp: Address already in use"):
+            other.bind()
+        one.close()
 
 
 class TestQueueReceiver:
