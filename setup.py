@@ -47,6 +47,7 @@ setup(
         "jinja2>=3.1.5",
         "nose2>=0.14",
         "python-daemon>=3.0.1",
+        "sbclassifier>=0.1.1",
         "SQLAlchemy>=2.0.31",
         "uvloop>=0.21; sys_platform != 'win32' and implementation_name == 'cpython'",
     ],

@@ -59,6 +59,48 @@ def blast_command(input: str, host: str = "127.0.0.1", port: Port = 8823, debug:
         _refuse(f"{refused} mails were refused")
 
 
+def classify_command(
+    db: str = "run/spamdb", config: str | None = None, input: str | None = None, clues: int = 10
+) -> None:
+    """Tells whether mails are spam, and the clues that decided.
+
+    First comes what each aspect of the mail says by itself, then the strongest clues: tokens of the mail, each with
+    the probability that a mail with it is spam. `lamson train` trains the spam filter. The mails stay as they are.
+
+    Options:
+        -db FILE: the database of the spam filter
+        -config FILE: a SpamBayes options file (.hammierc), for its cutoffs and words
+        -input PATH: a Maildir, a file in mbox format, a folder of files or one mail; otherwise standard input
+        -clues NUMBER: how many clues to show for each mail; 0 shows what it is and nothing else
+    """
+    from collections import Counter
+    from sqlite3 import Error
+
+    from lamson.errors import LamsonError
+    from lamson.spam import Filter
+
+    if not os.path.exists(db):
+        _refuse(f"there is no {db}. Train it: lamson help -for train")
+    mails: Iterable[tuple[str, bytes]] = _contents_in(input)[0] if input else [("-", sys.stdin.buffer.read())]
+    found: Counter[str] = Counter()
+    try:
+        with Filter(db, config) as spam:
+            for name, content in mails:
+                explanation = spam.explain(content)
+                word = spam.word_for(explanation.score)
+                found[word] += 1
+                print(f"{word}; {explanation.score:.2f}  {name}")
+                if clues > 0:
+                    print("   ", ", ".join(f"{name} {each:.2f}" for name, each in explanation.aspects.items()))
+                for clue in explanation.clues[: max(clues, 0)]:
+                    print(f"    {clue.probability:.3f}  {clue.aspect:9}  {_printable(clue.token)}")
+    except (LamsonError, Error, OSError) as error:
+        _refuse(f"cannot classify with {db}: {error}")
+    if found.total() != 1:
+        counted = ", ".join(f"{number} {word}" for word, number in sorted(found.items()))
+        print(f"{found.total()} mails: {counted or 'none'}.")
+
+
 def cleanse_command(input: str, output: str) -> None:
     """Writes every mail of a Maildir or mbox into another Maildir, in the canonical form that Lamson gives to mail.
 
@@ -674,6 +716,52 @@ def syncdb_command() -> None:
     print(f"{database.engine.url.render_as_string()} has the tables: {', '.join(tables)}.")
 
 
+def train_command(
+    ham: str | None = None,
+    spam: str | None = None,
+    db: str = "run/spamdb",
+    untrain: bool = False,
+    spambayes: str | None = None,
+) -> None:
+    """Trains the spam filter with mails of which you know what they are.
+
+    It needs some of both kinds, the more the better, and about as many of one as of the other. A mail that was trained
+    before does not count twice, so a folder may be given again when there is more in it; one that was trained as the
+    other kind changes sides. Servers that use the database need not be restarted.
+
+    Options:
+        -ham PATH: mails that are none: a Maildir, a file in mbox format, a folder of files, or one mail
+        -spam PATH: mails that are spam, likewise
+        -db FILE: the database of the spam filter, which is made when it is not there
+        -untrain: take back what was trained with these mails
+        -spambayes FILE: add what SpamBayes has learned, from the file that its sb_dbexpimp -e has written
+    """
+    from sqlite3 import Error
+
+    from lamson.errors import LamsonError
+    from lamson.spam import Filter
+
+    if not (ham or spam or spambayes):
+        _misused("train", "say what to learn from: -ham, -spam or -spambayes")
+    if untrain and (spambayes or not os.path.exists(db)):
+        _refuse("what came from SpamBayes cannot be taken back" if spambayes else f"there is no {db}")
+    given = [(kind, _contents_in(path)) for kind, path in (("ham", ham), ("spam", spam)) if path]
+    try:
+        with Filter(db) as trained:
+            for kind, (mails, total) in given:
+                learn = getattr(trained, f"untrain_{kind}" if untrain else f"train_{kind}")
+                new = sum(learn(content) for _, content in _with_progress(mails, total))
+                if untrain:
+                    print(f"Took back {new} {kind}; {total - new} had not been trained as {kind}.")
+                else:
+                    print(f"Learned {new} {kind}; {total - new} had been learned before.")
+            if spambayes:
+                hams, spams, tokens = trained.import_spambayes(spambayes)
+                print(f"Added what SpamBayes learned from {hams} ham and {spams} spam: {tokens} tokens.")
+    except (LamsonError, Error, OSError) as error:
+        _refuse(f"cannot train {db}: {error}")
+
+
 def version_command() -> None:
     """Tells the version of Lamson."""
     from lamson import __version__
@@ -748,15 +836,59 @@ def _mails_in(path: str) -> tuple[Iterator[tuple[str, "MailRequest"]], int]:
     return ((f"mail {key}", MailRequest("mbox", None, None, mbox.get_bytes(key))) for key in keys), len(keys)
 
 
+def _contents_in(path: str) -> tuple[Iterator[tuple[str, bytes]], int]:
+    """Return the mails of a Maildir, an mbox, a folder of files or a file, with their names, and how many there are."""
+    import mailbox
+
+    from lamson.queue import Queue, split_envelope
+
+    if os.path.isdir(path):
+        is_maildir = os.path.isdir(os.path.join(path, "cur"))
+        if is_maildir:
+            files = [str(file) for file in Queue(path).mbox.files()]
+        else:
+            files = sorted(entry.path for entry in os.scandir(path) if entry.is_file() and entry.name[0] != ".")
+
+        def contents() -> Iterator[tuple[str, bytes]]:
+            for file in files:
+                # A mail program may have taken it away or marked it as read since.
+                with suppress(FileNotFoundError), open(file, "rb") as opened:
+                    content = opened.read()
+                    yield os.path.basename(file), split_envelope(content)[2] if is_maildir else content
+
+        return contents(), len(files)
+    if not os.path.isfile(path):
+        _refuse(f"there is no {path}")
+    with open(path, "rb") as opened:
+        if opened.read(5) != b"From ":
+            opened.seek(0)
+            return iter([(path, opened.read())]), 1
+    mbox = mailbox.mbox(path, create=False)
+    keys = mbox.keys()
+    return ((f"mail {key}", mbox.get_bytes(key)) for key in keys), len(keys)
+
+
+def _printable(text: str) -> str:
+    """Return a stranger's text as it may be written to a terminal."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
+    encoding = sys.stdout.encoding or "ascii"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def _with_progress(mails: Iterator[Any], total: int) -> Iterator[Any]:
-    """Yield the mails, and on a terminal show how far it has come."""
+    """Yield the mails, and on a terminal show a bar of how far it has come."""
     shown = sys.stderr.isatty()
     for done, mail in enumerate(mails):
         if shown:
-            print(f"\r{done}/{total}", end="", file=sys.stderr, flush=True)
+            _show_progress(done, total, "")
         yield mail
     if shown:
-        print(f"\r{total}/{total}", file=sys.stderr, flush=True)
+        _show_progress(total, total, "\n")
+
+
+def _show_progress(done: int, total: int, end: str) -> None:
+    bar = "#" * (30 * done // max(total, 1))
+    print(f"\r[{bar:30}] {done}/{total}", end=end, file=sys.stderr, flush=True)
 
 
 def _smtplib_level(debug: int) -> int:

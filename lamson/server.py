@@ -234,9 +234,12 @@ class SMTPReceiver:
         if self._loop is None or self._thread is None or self._pool is None:
             self._close_sockets()
             return
+        retrying = threading.Thread(target=self.retries.close) if self.retries else None
+        if retrying is not None:
+            retrying.start()
         self._in_loop(self._stop_serving())
-        if self.retries:
-            self.retries.close()
+        if retrying is not None:
+            retrying.join()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

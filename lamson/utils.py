@@ -339,11 +339,15 @@ def _serve(
     _until_told(waiting, receiver)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second ctrl-c waits for nobody
     log.info("stopping: no more mail is taken, what is being handled is finished")
+    # At the same time, since each may wait for a while for what it has in hand.
+    retrying = threading.Thread(target=relay.close) if isinstance(relay, Relay) else None
+    if retrying is not None:
+        retrying.start()
     receiver.close()
     if worker is not None:
         worker.join()
-    if isinstance(relay, Relay):
-        relay.close()
+    if retrying is not None:
+        retrying.join()
     log.info("stopped: %s", where)
     return where
 

@@ -32,6 +32,7 @@ from lamson.queue import Queue
 LAMSON = [sys.executable, "-P", "-m", "lamson"]
 OPTIONS = {
     "blast": "input host port debug",
+    "classify": "db config input clues",
     "cleanse": "input output",
     "gen": "project FORCE",
     "help": "for",
@@ -45,6 +46,7 @@ OPTIONS = {
     "status": "pid",
     "stop": "pid KILL ALL",
     "syncdb": "",
+    "train": "ham spam db untrain spambayes",
     "version": "",
     "web": "basedir port host",
 }
@@ -1019,7 +1021,11 @@ def test_progress_is_shown_on_a_terminal_only(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert list(commands._with_progress(iter("ab"), 2)) == ["a", "b"]
-    assert capsys.readouterr().err == "\r0/2\r1/2\r2/2\n"
+    assert capsys.readouterr().err == (
+        "\r[                              ] 0/2"
+        "\r[###############               ] 1/2"
+        "\r[##############################] 2/2\n"
+    )
 
 
 # --- queue -----------------------------------------------------------------------------------------------------------
