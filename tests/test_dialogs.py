@@ -1,4 +1,4 @@
-r"""Conversations with the server, one to a file in tests/dialogs, each a bug, an attack or an oddity that stays settled.
+r"""Conversations with the server, each in a file of tests/dialogs: bugs, attacks and oddities that stay settled.
 
     # A comment.
     R: recipient_limit=2                the server is started with this (lamson.limits.Limits), before all else

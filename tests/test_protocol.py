@@ -17,7 +17,6 @@ import uvloop
 from aiosmtpd import smtp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import eventually, needs
 
 from lamson import connection
 from lamson.limits import Limits, neighbourhood
@@ -25,6 +24,7 @@ from lamson.maildata import MailData, header_section, in_a_loop
 from lamson.paths import split_path
 from lamson.protocol import LMTPProtocol, SMTPProtocol
 from lamson.tls import server_context
+from processes import eventually, needs
 
 CERTS = Path(__file__).parent / "certs"
 
