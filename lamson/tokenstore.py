@@ -24,14 +24,16 @@ import json
 import os
 import sqlite3
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from lamson.errors import LamsonError
 
-# Messages in the journal before it is folded into the table. Until then everybody has their tokens in memory (some
-# 15 MB at most), beside these many others that were asked for.
+# Messages in the journal before it is folded into the table. Until then everybody has their tokens in memory, which are
+# some 20 MB. Of the table, everybody has so many: all tokens when there are no more, or else those that were asked for.
 FOLD_AFTER = 2000
-MAX_CACHED = 100_000
+MAX_CACHED = 200_000
 
 # Seconds to wait for another process that is writing.
 PATIENCE = 30
@@ -42,6 +44,7 @@ _APPLICATION = 0x4C616D73  # "Lams", which tells file(1) and us whose SQLite fil
 _SCHEMA = (
     "CREATE TABLE tokens (token TEXT PRIMARY KEY, ham INTEGER NOT NULL, spam INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE totals (ham INTEGER NOT NULL, spam INTEGER NOT NULL, edition INTEGER NOT NULL)",
+    # `learned` is 1 for a message that was trained, -1 for one that was and no longer is.
     "CREATE TABLE journal (id INTEGER PRIMARY KEY AUTOINCREMENT,"
     " spam INTEGER NOT NULL, learned INTEGER NOT NULL, tokens TEXT NOT NULL)",
     "CREATE TABLE messages (digest BLOB PRIMARY KEY, spam INTEGER NOT NULL) WITHOUT ROWID",
@@ -67,11 +70,11 @@ class TokenStore:
         self.path = os.fspath(path)
         self.lock = threading.RLock()
         self.nham = self.nspam = 0
-        self._cached: dict[str, int] = {}  # counts from the table, of tokens that were asked for
+        self._cached: dict[str, int] = {}  # counts from the table
         self._added: dict[str, int] = {}  # what the journal adds to them, of all tokens in it
         self._seen = 0  # the last row of the journal that is in `_added`
         self._edition = -1  # of the table that `_cached` is from
-        self._table_is_empty = True
+        self._all_is_cached = False
         folder = os.path.dirname(self.path)
         if folder:
             os.makedirs(folder, exist_ok=True)
@@ -98,14 +101,12 @@ class TokenStore:
         """Make what is known of these tokens, `nham` and `nspam`, what they are in the file now."""
         with self.lock, self._transaction("DEFERRED"):
             self._catch_up()
-            if not self._table_is_empty:
+            if not self._all_is_cached:
                 self._cache([token for token in tokens if token not in self._cached])
 
     def counts(self, tokens: Iterable[str]) -> list[int]:
         """How many messages had each of these tokens, which have been fetched; `unpack` tells ham from spam."""
         cached, added = self._cached.get, self._added.get
-        if self._table_is_empty:
-            return [added(token, 0) for token in tokens]
         return [cached(token, 0) + added(token, 0) for token in tokens]
 
     # training
@@ -182,9 +183,15 @@ class TokenStore:
         if edition != self._edition or len(self._cached) > MAX_CACHED:
             self._forget()
             self.nham, self.nspam, self._edition = ham, spam, edition
-            self._table_is_empty = not self._connection.execute("SELECT EXISTS (SELECT 1 FROM tokens)").fetchone()[0]
+            self._all_is_cached = self._connection.execute("SELECT COUNT(*) FROM tokens").fetchone()[0] <= MAX_CACHED
+            if self._all_is_cached:
+                rows = self._connection.execute("SELECT token, ham, spam FROM tokens")
+                self._cached.update([(token, ham * _HAM + spam) for token, ham, spam in rows])
+        added, get = self._added, self._added.get
         for number, spam, learned, text in self._connection.execute(_JOURNAL, (self._seen,)):
-            _count(self._added, text, spam, learned)
+            one = learned if spam else learned * _HAM
+            for token in text.split("\n"):
+                added[token] = get(token, 0) + one
             self.nham += 0 if spam else learned
             self.nspam += learned if spam else 0
             self._seen = number
@@ -205,15 +212,18 @@ class TokenStore:
         first, last = self._connection.execute(_JOURNAL_ENDS).fetchone()
         if last - first + 1 < FOLD_AFTER:
             return
-        added: dict[str, int] = {}
-        total = 0
-        for _, spam, learned, text in self._connection.execute(_JOURNAL, (0,)):
-            _count(added, text, spam, learned)
-            total += learned if spam else learned * _HAM
+        ham, spam = added = Counter[str](), Counter[str]()
+        totals = [0, 0]
+        for _, is_spam, learned, text in self._connection.execute(_JOURNAL, (0,)):
+            counter = added[is_spam]
+            (counter.update if learned > 0 else counter.subtract)(text.split("\n"))
+            totals[is_spam] += learned
         # In the order of the table, whose pages are written once each then.
-        self._connection.executemany(_ADD_COUNTS, ((token, *unpack(added[token])) for token in sorted(added)))
+        tokens = sorted(ham.keys() | spam.keys())
+        rows = ((token, ham.get(token, 0), spam.get(token, 0)) for token in tokens)
+        self._connection.executemany(_ADD_COUNTS, rows)
         self._connection.execute("DELETE FROM tokens WHERE ham <= 0 AND spam <= 0")
-        self._connection.execute(_ADD_TOTALS, unpack(total))
+        self._connection.execute(_ADD_TOTALS, totals)
         self._connection.execute("DELETE FROM journal")
 
 
@@ -240,25 +250,15 @@ def unpack(counts: int) -> tuple[int, int]:
     return ham, counts - ham * _HAM
 
 
-def _count(counts: dict[str, int], text: str, spam: int, learned: int) -> None:
-    """Count a row of the journal: `learned` is 1 for a message that was trained, -1 for one that no longer is."""
-    one = learned if spam else learned * _HAM
-    get = counts.get
-    for token in text.split("\n"):
-        counts[token] = get(token, 0) + one
-
-
 def _prepare(connection: sqlite3.Connection, path: str) -> None:
     """Make the tables in a file that is empty; raise TokenStoreError for one that is something else."""
     try:
-        if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            connection.execute("PRAGMA journal_mode = WAL")
+        _use_log(connection)
         # A power cut may take the last training with it, but never breaks the file.
         connection.execute("PRAGMA synchronous = NORMAL")
-        if not connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+        if _is_empty(connection):
             connection.execute("BEGIN IMMEDIATE")
-            # Somebody else may have been faster.
-            if not connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+            if _is_empty(connection):  # nobody else has been faster
                 for statement in _SCHEMA:
                     connection.execute(statement)
             connection.execute("COMMIT")
@@ -273,6 +273,22 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
         ) from error
     if (application, version) != (_APPLICATION, _FORMAT):
         raise TokenStoreError(f"{path} is an SQLite file, but no token database of this version of Lamson.")
+
+
+def _use_log(connection: sqlite3.Connection) -> None:
+    """Switch the file to the write-ahead log, if it is new. SQLite does not wait for others here, so we do."""
+    deadline = time.monotonic() + PATIENCE
+    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    return not connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
 
 
 def _line_by_line(tokens: Iterable[str]) -> str:
