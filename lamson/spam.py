@@ -50,6 +50,9 @@ Handler = Callable[..., Any]
 # How many clues go into a header, when the options ask for them.
 MAX_EVIDENCE = 50
 
+# Bytes of the body that tell a message from others.
+MAX_DIGESTED = 100_000
+
 
 class Explanation(NamedTuple):
     """Why a message is what it is: its score; what each aspect of it says alone, as a probability of spam; and the
@@ -332,8 +335,8 @@ def _digest(base: MailBase) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for name in ("Message-Id", "Date", "From", "Subject"):
         digest.update(f"{base[name]}\n".encode("utf-8", "surrogatepass"))
-    body = bytes(base.source.body()) if base.source is not None else b""
-    digest.update(body.replace(b"\r\n", b"\n").rstrip())
+    body = base.source.body() if base.source is not None else b""
+    digest.update(bytes(body[:MAX_DIGESTED]).replace(b"\r\n", b"\n").rstrip())
     return digest.digest()
 
 
