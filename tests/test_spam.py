@@ -600,3 +600,37 @@ def test_classify_refuses_what_cannot_work(capsys, trained, given, reason):
         commands.classify_command(**{"input": "README", **given})
     assert caught.value.code == 1
     assert reason in capsys.readouterr().err
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parent.parent / "docs/spam.md"
+
+
+def test_the_code_of_the_page_runs(handlers, trained, capsys):
+    protected, strict, training = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    exec(compile(protected, handlers.__name__, "exec"), vars(handlers))
+    deliver(ham(50))
+    deliver(spam(50))
+    assert capsys.readouterr().out == "not spam: Minutes of the meeting 50 ham; 0.00\n"
+    assert Queue("run/spam").count() == 1
+
+    exec(compile(strict, "page", "exec"), vars(handlers))
+    protect(handlers, handlers.strict_filter)
+    deliver(ham(51, extra="X-Mailer: Spam-O-Matic\n"), sender="another@example.com")
+    assert Queue("run/spam").count() == 2
+
+    os.rename("run/spamdb", "run/another")
+    names = {}
+    exec(compile(training, "page", "exec"), names)
+    assert names["message"].startswith("Subject: Tea\nX-Spambayes-Classification: ")
+    assert names["score"] > 0.5
+
+
+def test_the_page_has_every_option_and_its_default():
+    table = PAGE.read_text().split("| section | option |")[1].split("\n\n")[0]
+    for name in hammierc._KNOWN:
+        assert f"`{name}`" in table, name
+    for name, default in vars(hammierc.Options).items():
+        if isinstance(default, str | float) and not name.startswith("_"):
+            assert str(default) in table, name
