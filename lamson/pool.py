@@ -1,80 +1,190 @@
-"""The threads that handlers run in.
+"""The threads that handlers run in, beside the event loop: a slow handler keeps neither the wire nor others waiting.
+
+    pool = HandlerPool(32, loop)
+    reply = await pool.run(sender, receiver.process_message, peer, sender, recipients, content)
+
+Python runs one thread at a time, and handing over from one to the next costs as much as all the routing of a message.
+So as long as handlers are quick, one thread does all of their work. One that stays with a job for longer than `SLOW`
+waits for something, and while it does, another one takes over; that is so for up to `size` of them. A thread that was
+slow is one among many until it has done a job quickly again, and of several quick ones all but one go to sleep.
 
 What has the same key runs in turn, and waits its turn without holding a thread: one sender with many slow messages
 takes one thread, not all of them. The threads are daemons: a handler that never ends does not keep the process from
-ending.
+ending, and after `HUNG` seconds it does not count among the `size` any more.
 """
 
+import asyncio
 import collections
-import queue
 import threading
+import time
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future
 from typing import Any
+
+SLOW = 0.002  # seconds
+HUNG = 60  # seconds
+MOST = 4  # times `size` there are threads, with those that hang
+
+Job = tuple[Hashable | None, asyncio.Future, Callable[..., Any], tuple]
+
+
+class _Worker:
+    """A thread, as the pool sees it."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Lock()  # held by the pool for as long as the thread shall sleep
+        self.gate.acquire()
+        self.since = 0.0  # when it began its job; 0 between two jobs
+        self.quick = True  # it is awake, and was not slow the last time
 
 
 class HandlerPool:
-    """Up to `size` threads, started as they are needed."""
+    """Up to `size` threads, started as they are needed. `run` and `pending` are for the thread of the `loop`."""
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, loop: asyncio.AbstractEventLoop):
         self.size = size
-        self._work: queue.SimpleQueue = queue.SimpleQueue()
+        self.pending = 0  # jobs whose results have not come back
+        self._loop = loop
         self._guard = threading.Lock()
-        self._turns: dict[Hashable, collections.deque] = {}  # key -> who waits for the one that runs
-        self._threads = 0
-        self._idle = threading.Semaphore(0)
+        self._ready: collections.deque[Job] = collections.deque()
+        self._turns: dict[Hashable, collections.deque[Job]] = {}  # key -> who waits for the one that runs
+        self._workers: list[_Worker] = []
+        self._asleep: list[_Worker] = []
+        self._quick = 0  # how many are awake and quick: one is enough
+        self._watching = False
+        self._closed = False
+        self._results: collections.deque = collections.deque()
+        self._announced = False
 
-    def submit(self, key: Hashable | None, func: Callable[..., Any], *args: Any) -> Future:
-        """Run ``func(*args)`` in a thread, after all that was submitted with the same key. None is no key."""
-        job: tuple = (key, Future(), func, args)
+    def run(self, key: Hashable | None, func: Callable[..., Any], *args: Any) -> asyncio.Future:
+        """Run ``func(*args)`` in a thread, after all that was given with the same key. None is no key.
+
+        Whoever stops waiting for the future does not stop what has begun, nor what is going to.
+        """
+        future = self._loop.create_future()
+        job = (key, future, func, args)
+        self.pending += 1
         with self._guard:
             if key is not None:
                 if key in self._turns:
                     self._turns[key].append(job)
-                    return job[1]
+                    return future
                 self._turns[key] = collections.deque()
-            self._start(job)
-        return job[1]
+            self._ready.append(job)
+            if not self._quick:
+                self._wake_one()
+        if not self._watching:
+            self._watching = True
+            self._loop.call_later(SLOW, self._watch)
+        return future
 
-    def _start(self, job: tuple) -> None:
-        # Put first, so that a new thread finds it and does not count itself as idle.
-        self._work.put(job)
-        if not self._idle.acquire(blocking=False) and self._threads < self.size:
-            self._threads += 1
-            threading.Thread(target=self._run, name=f"lamson-handler-{self._threads}", daemon=True).start()
+    def _wake_one(self) -> None:
+        if self._asleep:
+            worker = self._asleep.pop()
+            worker.quick = True
+            worker.gate.release()
+        elif len(self._workers) < self.size or self._may_be_more():
+            worker = _Worker()
+            self._workers.append(worker)
+            name = f"lamson-handler-{len(self._workers)}"
+            threading.Thread(target=self._work, args=(worker,), name=name, daemon=True).start()
+        else:
+            return
+        self._quick += 1
 
-    def _run(self) -> None:
-        job: tuple | None
-        while (job := self._take()) is not None:
-            while job is not None:
-                key, future, func, args = job
-                if future.set_running_or_notify_cancel():
-                    try:
-                        future.set_result(func(*args))
-                    except BaseException as error:
-                        future.set_exception(error)
-                del future, func, args  # a message may be large, and this thread may wait for long
-                job = self._next(key)
+    def _may_be_more(self) -> bool:
+        long_ago = time.monotonic() - HUNG
+        hung = sum(1 for worker in self._workers if 0 < worker.since < long_ago)
+        return len(self._workers) < min(self.size + hung, self.size * MOST)
 
-    def _take(self) -> tuple | None:
-        try:
-            return self._work.get_nowait()
-        except queue.Empty:
-            self._idle.release()
-            return self._work.get()
-
-    def _next(self, key: Hashable | None) -> tuple | None:
-        """Return what waits behind the one that has just ended."""
-        if key is None:
-            return None
+    def _watch(self) -> None:
+        """Look for threads that are slow, and let another one take over from them."""
         with self._guard:
-            if self._turns[key]:
-                return self._turns[key].popleft()
-            del self._turns[key]
-            return None
+            early = time.monotonic() - SLOW
+            for worker in self._workers:
+                if worker.quick and 0 < worker.since < early:
+                    self._leave(worker)
+            if self._ready and not self._quick:
+                self._wake_one()
+            self._watching = bool(self.pending)
+        if self._watching:
+            self._loop.call_later(SLOW, self._watch)
+
+    def _leave(self, worker: _Worker) -> None:
+        """Count a thread no longer as one that is awake and quick."""
+        worker.quick = False
+        self._quick -= 1
+
+    # in the threads
+
+    def _work(self, worker: _Worker) -> None:
+        while (job := self._next(worker)) is not None:
+            key, future, func, args = job
+            try:
+                result = future, func(*args), None
+            except BaseException as error:
+                result = future, None, error
+            del job, future, func, args  # a message may be large, and this thread may sleep for long
+            self._results.append(result)
+            del result
+            if not self._announced and not self._closed:
+                self._announced = True
+                self._loop.call_soon_threadsafe(self._announce)
+            self._rate(worker, key)
+
+    def _next(self, worker: _Worker) -> Job | None:
+        """Return the next job, and sleep until there is one. None ends the thread."""
+        while True:
+            with self._guard:
+                if self._closed:
+                    return None
+                if self._ready and (not worker.quick or self._quick == 1):
+                    worker.since = time.monotonic()
+                    return self._ready.popleft()
+                if worker.quick:
+                    self._leave(worker)
+                self._asleep.append(worker)
+            worker.gate.acquire()
+
+    def _rate(self, worker: _Worker, key: Hashable | None) -> None:
+        """A thread has done its job: was it quick? And what waits behind the job may run."""
+        with self._guard:
+            slow = time.monotonic() - worker.since > SLOW
+            worker.since = 0.0
+            if worker.quick and slow:
+                self._leave(worker)
+            elif not worker.quick and not slow:
+                worker.quick = True
+                self._quick += 1
+            if key is not None:
+                # A slow sender's next message stands behind those of others who wait for a thread.
+                if self._turns.get(key):
+                    self._ready.append(self._turns[key].popleft())
+                else:
+                    self._turns.pop(key, None)
+
+    # back in the loop
+
+    def _announce(self) -> None:
+        """Bring the results that there are to those who wait for them."""
+        self._announced = False
+        while self._results:
+            future, value, error = self._results.popleft()
+            self.pending -= 1
+            if future.cancelled():
+                continue
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
 
     def close(self) -> None:
-        """Let the threads end when they have nothing to do."""
+        """Let the threads end when they are done with what they have in hand. What nobody has begun is not begun.
+
+        Results do not come back any more.
+        """
         with self._guard:
-            for _ in range(self._threads):
-                self._work.put(None)
+            self._closed = True
+            self._ready.clear()
+            self._turns.clear()
+            while self._asleep:
+                self._asleep.pop().gate.release()

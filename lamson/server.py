@@ -152,7 +152,6 @@ class SMTPReceiver:
         self._template: SMTPProtocol | None = None
         self.retries = RetryQueue(retry_queue, route_again, give_up) if retry_queue else None
         self.connections: set[SMTPProtocol] = set()
-        self._handling: set[asyncio.Future] = set()  # a client may be gone while its message is being handled
         self._hostname = socket.getfqdn()
         self._sockets: list[socket.socket] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -190,7 +189,7 @@ class SMTPReceiver:
         """Serve in a thread of its own. Returns when clients can connect; raises OSError when the port is taken."""
         self.bind()
         self._loop = new_event_loop()
-        self._pool = HandlerPool(HANDLER_THREADS)
+        self._pool = HandlerPool(HANDLER_THREADS, self._loop)
         self._thread = threading.Thread(target=self._loop.run_forever, name="lamson-smtp", daemon=True)
         self._thread.start()
         self._in_loop(self._serve())
@@ -240,24 +239,24 @@ class SMTPReceiver:
         self._in_loop(self._stop_serving())
         if retrying is not None:
             retrying.join()
+        self._pool.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._pool.close()
         self._loop = self._thread = self._pool = None
         self._sockets.clear()
 
     async def _stop_serving(self) -> None:
-        assert self._loop is not None
+        assert self._loop is not None and self._pool is not None
         for server in self._servers:
             server.close()
         deadline = self._loop.time() + SHUTDOWN_TIME
-        while (self.connections or self._handling) and self._loop.time() < deadline:
+        while (self.connections or self._pool.pending) and self._loop.time() < deadline:
             for connection in list(self.connections):  # every time: some were accepted just before the end
                 connection.shut_down()
             await asyncio.sleep(0.01)
-        if self._handling:
-            log.error("gave up: %d messages are still being handled; their clients keep them", len(self._handling))
+        if self._pool.pending:
+            log.error("gave up: %d messages are still being handled; their clients keep them", self._pool.pending)
         for connection in list(self.connections):
             connection.abort()
 
@@ -285,16 +284,12 @@ class SMTPReceiver:
         return "250 OK" if reply is None else reply
 
     async def _in_a_thread(self, process: Callable[..., Any], session: Any, envelope: Any) -> Any:
-        assert self._loop is not None and self._pool is not None
+        assert self._pool is not None
         sender = "" if envelope.mail_from == "<>" else envelope.mail_from
         # Messages of one sender wait for each other in any case: here they do it without holding a thread.
         turn = sender.lower() if Router.LOCKING == "sender" and sender else None
-        job = self._pool.submit(turn, process, session.peer, sender, list(envelope.rcpt_tos), envelope.content)
-        handling = asyncio.wrap_future(job, loop=self._loop)
-        self._handling.add(handling)
-        handling.add_done_callback(self._handling.discard)
-        # Shielded: a client that goes away does not take its message out of the handlers' hands.
-        return await asyncio.shield(handling)
+        # A client that goes away does not take its message out of the handlers' hands.
+        return await self._pool.run(turn, process, session.peer, sender, list(envelope.rcpt_tos), envelope.content)
 
     def knows_recipient(self, address: str) -> bool:
         """Whether mail for this address is taken when unknown recipients are refused. Asks the Router; override it."""

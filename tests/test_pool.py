@@ -1,66 +1,158 @@
 """The threads of the handlers."""
 
+import asyncio
 import threading
+import time
+from concurrent.futures import Future
 
 import pytest
 
+from lamson import pool as pools
 from lamson.pool import HandlerPool
 
 
+class Loop:
+    """An event loop in a thread, and a pool whose `run` may be called from here."""
+
+    def __init__(self, size: int):
+        self.loop = asyncio.new_event_loop()
+        self.pool = HandlerPool(size, self.loop)
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread.start()
+
+    def run(self, key, func, *args) -> Future:
+        async def wait():
+            return await self.pool.run(key, func, *args)
+
+        return asyncio.run_coroutine_threadsafe(wait(), self.loop)
+
+    def close(self) -> None:
+        self.pool.close()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+
+def threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("lamson-handler")}
+
+
 @pytest.fixture
-def pool():
-    pool = HandlerPool(4)
-    yield pool
-    pool.close()
+def running():
+    before = threads()
+    running = Loop(4)
+    yield running
+    if not running.loop.is_closed():
+        running.close()
+    for thread in threads() - before:
+        thread.join(30)
+        assert not thread.is_alive() and thread.daemon
 
 
-def test_results_and_errors_come_back(pool):
-    assert pool.submit(None, max, 1, 2).result(10) == 2
+def test_results_and_errors_come_back(running):
+    assert running.run(None, max, 1, 2).result(10) == 2
     with pytest.raises(ZeroDivisionError):
-        pool.submit(None, lambda: 1 / 0).result(10)
-    assert pool.submit(None, max, 1, 2).result(10) == 2
+        running.run(None, lambda: 1 / 0).result(10)
+    assert running.run(None, max, 1, 2).result(10) == 2
+    assert running.pool.pending == 0
 
 
-def test_as_many_run_side_by_side_as_there_are_threads(pool):
+def test_quick_jobs_are_all_done_by_one_thread(monkeypatch):
+    monkeypatch.setattr(pools, "SLOW", 30)  # whatever this machine is doing beside, none of these is slow
+    running = Loop(4)
+    try:
+        used = {future.result(30) for future in [running.run(n, threading.get_ident) for n in range(500)]}
+        assert len(used) == 1
+    finally:
+        running.close()
+
+
+def test_as_many_slow_jobs_run_side_by_side_as_there_are_threads(running):
     everyone = threading.Barrier(4, timeout=30)
-    for future in [pool.submit(None, everyone.wait) for _ in range(4)]:
+    for future in [running.run(None, everyone.wait) for _ in range(4)]:
         future.result(30)
     # The threads are idle now, and the same ones serve again.
-    for future in [pool.submit(number, everyone.wait) for number in range(4)]:
+    for future in [running.run(number, everyone.wait) for number in range(4)]:
         future.result(30)
-    assert pool._threads == 4
+    assert len(running.pool._workers) == 4
 
 
-def test_what_has_one_key_runs_in_turn_and_holds_one_thread(pool):
+def test_no_job_waits_for_a_slow_one_while_a_thread_is_left(running):
+    go_on = threading.Event()
+    slow = [running.run(None, go_on.wait, 30) for _ in range(3)]
+    for _ in range(20):
+        assert running.run(None, max, 1, 2).result(10) == 2
+    assert not any(future.done() for future in slow)
+    go_on.set()
+    assert all(future.result(30) for future in slow)
+
+
+def test_threads_that_hang_are_made_up_for(running, monkeypatch):
+    monkeypatch.setattr(pools, "HUNG", 0.05)
+    go_on = threading.Event()
+    hung = [running.run(None, go_on.wait, 60) for _ in range(4)]
+    assert running.run(None, max, 1, 2).result(30) == 2
+    hung += [running.run(None, go_on.wait, 60) for _ in range(100)]
+    deadline = time.monotonic() + 30
+    while len(running.pool._workers) < 16:
+        assert time.monotonic() < deadline
+    go_on.set()
+    for future in hung:
+        assert future.result(30)
+    assert len(running.pool._workers) == 16, "four times as many as wanted, and no more"
+
+
+def test_what_has_one_key_runs_in_turn_and_holds_one_thread(running):
     order, go_on = [], threading.Event()
 
     def slow(number):
         assert go_on.wait(30)
         order.append(number)
 
-    slow_ones = [pool.submit("slow", slow, number) for number in range(20)]
-    assert pool.submit("other", max, 1, 2).result(30) == 2  # does not wait for the twenty
+    slow_ones = [running.run("slow", slow, number) for number in range(20)]
+    assert running.run("other", max, 1, 2).result(30) == 2  # does not wait for the twenty
     go_on.set()
     for future in slow_ones:
         future.result(30)
     assert order == list(range(20))
-    assert pool.submit("slow", max, 1, 2).result(30) == 2
+    assert running.run("slow", max, 1, 2).result(30) == 2
 
 
-def test_two_thousand_jobs_of_twenty_keys_all_run_each_key_in_order(pool):
+def test_two_thousand_jobs_of_twenty_keys_all_run_each_key_in_order(running):
     done = {key: [] for key in range(20)}
-    futures = [pool.submit(number % 20, done[number % 20].append, number) for number in range(2000)]
+    futures = [running.run(number % 20, done[number % 20].append, number) for number in range(2000)]
     for future in futures:
         future.result(30)
     assert all(done[key] == list(range(key, 2000, 20)) for key in done)
-    assert not pool._turns
+    assert not running.pool._turns and not running.pool.pending
 
 
-def test_close_lets_the_threads_end():
-    pool = HandlerPool(2)
-    pool.submit(None, max, 1, 2).result(10)
-    before = [thread for thread in threading.enumerate() if thread.name.startswith("lamson-handler")]
-    pool.close()
-    for thread in before:
+def test_a_job_is_done_though_nobody_waits_for_it_any_more(running):
+    go_on, done = threading.Event(), threading.Event()
+    first = running.run(None, go_on.wait, 30)
+    second = running.run("key", done.set)
+    third = running.run("key", max, 1, 2)
+    second.cancel()
+    go_on.set()
+    assert first.result(30) and third.result(30) == 2 and done.wait(30)
+
+
+def test_close_begins_nothing_new_and_lets_the_threads_end():
+    before = threads()
+    running = Loop(1)
+    started, go_on, begun = threading.Event(), threading.Event(), []
+
+    def slow():
+        started.set()
+        return go_on.wait(30)
+
+    running.run(None, slow)
+    assert started.wait(30)
+    running.run(None, begun.append, 1)
+    running.run("key", begun.append, 2)
+    running.close()
+    go_on.set()
+    for thread in threads() - before:
         thread.join(30)
-    assert not any(thread.is_alive() for thread in before) and all(thread.daemon for thread in before)
+        assert not thread.is_alive()
+    assert begun == []

@@ -559,6 +559,8 @@ class TestTLS:
         command += ["--tls-on-connect" if implicit else "--tls", "--auth-user", "zed", "--auth-password"]
         for mechanism in ("PLAIN", "LOGIN"):
             done = subprocess.run([*command, "secret", "--auth", mechanism], capture_output=True, text=True, timeout=60)
+            if "TLS not available" in done.stderr:
+                pytest.skip("swaks knows no TLS: the Perl module Net::SSLeay is missing")
             assert done.returncode == 0, done.stdout + done.stderr
             done = subprocess.run([*command, "wrong", "--auth", mechanism], capture_output=True, text=True, timeout=60)
             assert done.returncode == 28 and "535 5.7.8" in done.stdout, done.stdout + done.stderr
