@@ -119,6 +119,7 @@ class HandlerPool:
     def _work(self, worker: _Worker) -> None:
         while (job := self._next(worker)) is not None:
             key, future, func, args = job
+            result: tuple[asyncio.Future, Any, BaseException | None]
             try:
                 result = future, func(*args), None
             except BaseException as error:

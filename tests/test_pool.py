@@ -28,9 +28,17 @@ class Loop:
 
     def close(self) -> None:
         self.pool.close()
+        asyncio.run_coroutine_threadsafe(self._cancel_all(), self.loop).result(30)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
         self.loop.close()
+
+    async def _cancel_all(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        if others:
+            await asyncio.wait(others)
 
 
 def threads() -> set[threading.Thread]:
