@@ -840,12 +840,13 @@ def _contents_in(path: str) -> tuple[Iterator[tuple[str, bytes]], int]:
     """Return the mails of a Maildir, an mbox, a folder of files or a file, with their names, and how many there are."""
     import mailbox
 
-    from lamson.queue import Queue, split_envelope
+    from lamson.envelope import split_envelope
+    from lamson.maildir import Maildir
 
     if os.path.isdir(path):
         is_maildir = os.path.isdir(os.path.join(path, "cur"))
         if is_maildir:
-            files = [str(file) for file in Queue(path).mbox.files()]
+            files = [str(file) for file in Maildir(path).files()]
         else:
             files = sorted(entry.path for entry in os.scandir(path) if entry.is_file() and entry.name[0] != ".")
 

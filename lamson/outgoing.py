@@ -24,20 +24,19 @@ then is made again, so in that one case a recipient gets a message twice; there 
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from lamson.envelope import join_envelope, split_envelope
 from lamson.logs import printable
 from lamson.mail import MailRequest
-from lamson.queue import Maildir, join_envelope, key_of, split_envelope
+from lamson.maildir import Held, Maildir, born, set_date
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +44,8 @@ log = logging.getLogger(__name__)
 LIFETIME = 5 * 24 * 3600
 FIRST_WAIT = 60
 LONGEST_WAIT = 3600
-LOOK = 30  # at least that often for entries of other processes
-BREATH = 5  # between two looks at least
+LOOK = 30  # that often for entries of other processes
+BREATH = 0.1  # between two attempts at least, when nothing is due
 CLOSE_TIME = 30  # that close() gives to attempts
 
 LONGEST_REASON = 1000  # characters
@@ -87,7 +86,7 @@ class RetryQueue:
         # What could not be noted on disk, because it is full: recipients of an entry that are done with.
         self._settled: dict[str, set[str]] = {}
         self._guard = threading.Lock()
-        self._due: deque[Path] = deque()
+        self._due: deque[tuple[float, str]] = deque()  # when, in seconds since 1970, and which file
         self._look_at = 0.0
         self._closing = threading.Event()
         self._running: list[threading.Thread] = []
@@ -99,12 +98,13 @@ class RetryQueue:
         """
         sender, recipients = message.envelope
         key = self.mbox.add(join_envelope(sender or "", recipients or [], message.as_bytes(), reason))
-        self._date(self.mbox.path / "new" / key, self.clock() + _with_chance(FIRST_WAIT))
+        # A process that dies before this makes an attempt early. That harms nobody.
+        set_date(self.mbox.path / "new" / key, self.clock() + _with_chance(FIRST_WAIT))
         return key
 
     def retry(self) -> int:
         """Try everything that is due now, in this thread. Returns how many entries that were."""
-        return sum(self._try(path) for path in self._entries_due()[0])
+        return sum(self._try(path) for _, path in self._entries(self.clock()))
 
     # the thread
 
@@ -135,85 +135,79 @@ class RetryQueue:
 
     def _work(self) -> None:
         while not self._closing.is_set():
-            path = self._next()
+            path, wait = self._next()
             if path is None:
-                self._closing.wait(max(self._look_at - time.monotonic(), BREATH))
+                self._closing.wait(wait)
             else:
                 self._try(path)
 
-    def _next(self) -> Path | None:
-        """Return the file of an entry that was due, None when there is nothing to do now."""
-        with self._guard:
-            if not self._due and time.monotonic() >= self._look_at:
-                due, soonest = self._entries_due()
-                self._due.extend(due)
-                self._look_at = time.monotonic() + min(max(soonest - self.clock(), BREATH), LOOK)
-            return self._due.popleft() if self._due else None
+    def _next(self) -> tuple[str | None, float]:
+        """Return the file of an entry that is due now, or None and after how many seconds to ask again.
 
-    def _entries_due(self) -> tuple[list[Path], float]:
-        """Return the files of all entries that are due, the longest due first, and when the next of the others is."""
-        now = self.clock()
+        A look at the folder is a listing and a question to the system for each entry, however few of them are due. So
+        it finds all that become due before the next look.
+        """
+        with self._guard:
+            now = self.clock()
+            look = self._look_at - time.monotonic()
+            if look <= 0:
+                look = LOOK
+                self._look_at = time.monotonic() + look
+                self._due = deque(self._entries(now + look))
+            if not self._due:
+                return None, max(look, BREATH)
+            wait = self._due[0][0] - now
+            return (self._due.popleft()[1], 0) if wait <= 0 else (None, max(min(wait, look), BREATH))
+
+    def _entries(self, until: float) -> list[tuple[float, str]]:
+        """Return ``(due, path)`` of entries that are due by `until`, in seconds since 1970, the longest due first."""
         dated = []
         try:
-            for path in self.mbox.files():
-                with contextlib.suppress(FileNotFoundError):  # somebody was done with it just now
-                    dated.append((path.stat().st_mtime, path))
+            for name in self.mbox.names():
+                path = f"{self.mbox.path}/{name}"
+                try:
+                    due = os.stat(path).st_mtime
+                except FileNotFoundError:  # somebody was done with it just now
+                    continue
+                if due <= until:
+                    dated.append((due, path))
         except OSError:
             log.exception("failed: the queue %s cannot be read", self.dir)
         dated.sort()
-        return [path for due, path in dated if due <= now], min(
-            (due for due, _ in dated if due > now), default=now + LOOK
-        )
+        return dated
 
     # one entry
 
-    def _try(self, path: Path) -> bool:
+    def _try(self, path: str) -> bool:
         """Make one attempt at an entry. Returns whether it was made: somebody else may have been faster."""
         try:
-            with self._held(path) as file:
-                if file is None:
+            with self.mbox.hold(path) as held:
+                # Somebody may have tried it since it was listed, so that it is not due any more.
+                if held is None or held.date > self.clock():
                     return False
-                self._handle(path, file)
+                self._handle(held)
                 return True
         except OSError:
             # The disk is full, or worse. The entry stays as it is.
             log.exception("failed: %s cannot be tried", path)
             with contextlib.suppress(OSError):
-                self._date(path, self.clock() + FIRST_WAIT)
+                set_date(path, self.clock() + FIRST_WAIT)
             return True
 
-    @contextlib.contextmanager
-    def _held(self, path: Path) -> Iterator[Any]:
-        """Give the file, locked, or None when the entry is not there any more, not due any more, or in other hands."""
-        try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            yield None
-            return
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield None
-                return
-            # Whoever had the lock before may have taken it away or written it anew since it was opened.
-            status = os.fstat(file.fileno())
-            yield file if _number(path) == status.st_ino and status.st_mtime <= self.clock() else None
-
-    def _handle(self, path: Path, file: Any) -> None:
-        key = key_of(path)
-        sender, recipients, content = split_envelope(file.read())
+    def _handle(self, held: Held) -> None:
+        key = held.key
+        sender, recipients, content = split_envelope(held.read())
         if sender is None or recipients is None:  # somebody put it here without an envelope: its headers count
             message = MailRequest("queue", None, None, content)
             sender, recipients = message.route_from or "", sorted(message.route_to)
         if not recipients:
             if self._gave_up(sender, [], content, "it has no recipient"):
-                self._remove(path, file)
+                held.remove()
             else:
-                self._date(path, self.clock() + LONGEST_WAIT)
+                held.postpone(self.clock() + LONGEST_WAIT)
             return
         wanted = [each for each in recipients if each not in self._settled.get(key, ())]
-        age = self.clock() - _born(key)
+        age = self.clock() - born(key)
         failures = self._attempt(sender, wanted, content) if wanted else {}
         groups: dict[Failure, list[str]] = {}  # what one reason keeps from several recipients is told once
         for recipient in wanted:
@@ -226,9 +220,9 @@ class RetryQueue:
                 left.update(dict.fromkeys(group, failure.reason))
         self._settled[key] = set(recipients) - left.keys()
         if not left:
-            self._remove(path, file)
+            held.remove()
         else:
-            self._defer(path, file, join_envelope(sender, list(left), content, _joined(left)), age)
+            held.replace(join_envelope(sender, list(left), content, _joined(left)), self.clock() + self._wait(age))
             log.info("deferred: %s for %s: %s", key, printable(", ".join(left)), printable(_joined(left)))
         del self._settled[key]
 
@@ -247,43 +241,12 @@ class RetryQueue:
             return False
         return True
 
-    def _defer(self, path: Path, file: Any, entry: bytes, age: float) -> None:
-        """Write the entry anew, due later."""
+    def _wait(self, age: float) -> float:
+        """How many seconds an entry waits that came in `age` seconds ago."""
         wait = _with_chance(min(max(age, FIRST_WAIT), LONGEST_WAIT))
         if age < self.lifetime:
             wait = min(wait, self.lifetime - age)  # the last attempt is made when its time is over
-        here = self._where(path, file)
-        if here is None:  # somebody has removed it meanwhile, and so it shall be
-            return
-        names = os.fstat(file.fileno()).st_nlink
-        self.mbox.replace(here, entry)
-        self._date(here, self.clock() + wait)
-        if os.fstat(file.fileno()).st_nlink == names:
-            # It was moved in this very moment, and there are two now.
-            self._remove(here, file)
-
-    def _remove(self, path: Path, file: Any) -> None:
-        here = self._where(path, file)
-        if here is not None:
-            here.unlink(missing_ok=True)
-            handle = os.open(here.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-
-    def _where(self, path: Path, file: Any) -> Path | None:
-        """Return the path of the open file, which mail programs move and rename; None when somebody removed it."""
-        number = os.fstat(file.fileno()).st_ino
-        if _number(path) == number:
-            return path
-        key = key_of(path)
-        return next((each for each in self.mbox.files() if key_of(each) == key and _number(each) == number), None)
-
-    def _date(self, path: Path, due: float) -> None:
-        # A process that dies before this, or another one that is faster, makes an attempt early. That harms nobody.
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(path, (due, due))
+        return wait
 
 
 def hurry(queue_dir: str | os.PathLike, key: str) -> bool:
@@ -296,19 +259,6 @@ def hurry(queue_dir: str | os.PathLike, key: str) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return None
-
-
-def _born(key: str) -> float:
-    """When an entry came in, in seconds since 1970. One whose name does not tell is too old to be tried twice."""
-    seconds = key.partition(".")[0]
-    return float(seconds) if seconds.isdecimal() else 0.0
 
 
 def _joined(reasons: dict[str, str]) -> str:

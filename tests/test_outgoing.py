@@ -246,7 +246,7 @@ class TestOthersAtWork:
 
     def test_a_mail_program_moves_the_file_in_the_last_moment(self, retries, attempts, monkeypatch):
         def replace(self, path, content):
-            path.rename(retries.mbox.path / "cur" / f"{key}:2,S")
+            os.rename(path, retries.mbox.path / "cur" / f"{key}:2,S")
             usual(self, path, content)
 
         usual = Maildir.replace
@@ -293,6 +293,26 @@ class TestOthersAtWork:
         for thread in threads:
             thread.join()
         assert Counter(recipients[0] for recipients in attempts.made) == {f"{n}@x.y": 1 for n in range(60)}
+
+
+def test_a_look_asks_once_about_each_entry_and_serves_all_that_become_due_before_the_next(
+    retries, attempts, clock, monkeypatch
+):
+    listed, asked = Counter(), Counter()
+    listdir, stat = os.listdir, os.stat
+    for number in range(200):
+        due = clock() + (number if number < 20 else 1000)
+        os.utime(retries.mbox.find(push(retries, f"{number}@x.y")), (due, due))
+    monkeypatch.setattr(os, "listdir", lambda path: (listed.update([path]), listdir(path))[1])
+    monkeypatch.setattr(os, "stat", lambda path, **kw: (asked.update([path]), stat(path, **kw))[1])
+    for second in range(20):
+        clock.ahead = second + 0.5
+        path, _ = retries._next()
+        retries._try(path)
+        path, wait = retries._next()
+        assert path is None and 0 < wait <= outgoing.LOOK
+    assert attempts.made == [[f"{number}@x.y"] for number in range(20)]
+    assert set(listed.values()) == {1} and set(asked.values()) == {1} and len(asked) == 200
 
 
 class TestTheThread:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections import Counter
 from email.message import EmailMessage
 
 import pytest
@@ -160,6 +161,127 @@ class TestInAndOut:
         assert (first.reason, second.reason) == ("550 No.", "")
         assert second[:4] == (keys[1], "a@example.com", ["list@test.com"], len(RAW))
         assert third[:4] == (keys[2], "", [], 0) and 0 <= third.age < 60
+
+
+CALLS = ("fsync", "listdir", "scandir", "stat", "rename", "unlink", "open")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Counts what is asked of the operating system: the cost of a step, which clocks do not tell reliably."""
+    found = Counter()
+
+    def counted(name, real):
+        def call(*args, **kw):
+            found[name] += 1
+            return real(*args, **kw)
+
+        return call
+
+    for name in CALLS:
+        monkeypatch.setattr(os, name, counted(name, getattr(os, name)))
+    return found
+
+
+class TestFlatCosts:
+    """What one message costs is the same in a queue of ten messages and of a thousand."""
+
+    def filled(self, tmp_path, depth):
+        box = Queue(tmp_path / f"of{depth}")
+        for number in range(depth):
+            (tmp_path / f"of{depth}/new" / f"{number:010}.filled").write_bytes(RAW)
+        return box
+
+    def costs(self, tmp_path, calls, work):
+        """What `work` asks for in a queue of each depth."""
+        found = []
+        for depth in (10, 1000):
+            box = self.filled(tmp_path, depth)
+            box.keys()
+            calls.clear()
+            work(box)
+            found.append(dict(calls))
+        return found
+
+    def test_push_lists_nothing_and_syncs_once_for_the_file_and_once_for_the_folder(self, tmp_path, calls):
+        shallow, deep = self.costs(tmp_path, calls, lambda box: box.push(RAW))
+        assert shallow == deep == {"fsync": 2, "rename": 1, "open": 1}
+
+    def test_get_of_a_message_that_nobody_has_seen_asks_for_one_file(self, tmp_path, calls):
+        shallow, deep = self.costs(tmp_path, calls, lambda box: box.get("0000000005.filled"))
+        assert shallow == deep == {"stat": 1}
+
+    @pytest.mark.parametrize("flags", ["", ":2,", ":2,S", ":2,a", ":2,ab", ":2,RSabc"])
+    def test_get_of_a_message_that_was_seen_or_claimed_lists_nothing(self, tmp_path, calls, flags):
+        def get(box):
+            key = "0000000005.filled"
+            os.rename(f"{box.dir}/new/{key}", f"{box.dir}/cur/{key}{flags}")
+            assert box.get(key).original == RAW
+
+        shallow, deep = self.costs(tmp_path, calls, get)
+        assert shallow == deep and "listdir" not in deep and "scandir" not in deep
+
+    def test_get_of_a_message_with_flags_that_nobody_expects_finds_it_all_the_same(self, tmp_path, calls):
+        box = self.filled(tmp_path, 10)
+        os.rename(f"{box.dir}/new/0000000005.filled", f"{box.dir}/cur/0000000005.filled:2,DFPRSTq")
+        assert box.get("0000000005.filled").original == RAW
+        assert calls["listdir"] == 1
+
+    def test_count_is_one_listing_of_each_folder(self, tmp_path, calls):
+        shallow, deep = self.costs(tmp_path, calls, lambda box: box.count())
+        assert shallow == deep == {"listdir": 2}
+
+    def test_popping_everything_lists_once_at_the_beginning_and_once_at_the_end(self, tmp_path, calls):
+        def drain(box):
+            while box.pop()[0] is not None:
+                pass
+
+        shallow, deep = self.costs(tmp_path, calls, drain)
+        assert shallow == {"listdir": 4, "open": 20, "unlink": 10, "fsync": 10}  # the file, and its folder for the sync
+        assert deep == {"listdir": 4, "open": 2000, "unlink": 1000, "fsync": 1000}
+
+    def test_claiming_everything_lists_once_at_the_beginning_and_once_at_the_end(self, tmp_path, calls):
+        def drain(box):
+            while True:
+                with box.claim() as claim:
+                    if claim is None:
+                        return
+                    claim.done()
+
+        shallow, deep = self.costs(tmp_path, calls, drain)
+        assert shallow == {"listdir": 4, "open": 20, "rename": 10, "unlink": 10, "fsync": 10}
+        assert deep == {"listdir": 4, "open": 2000, "rename": 1000, "unlink": 1000, "fsync": 1000}
+
+    def test_a_look_into_an_empty_queue_is_one_listing_of_each_folder(self, box, calls):
+        with box.claim() as claim:
+            assert claim is None
+        assert calls == {"listdir": 2}
+
+    def test_clear_takes_one_step_for_each(self, tmp_path, calls):
+        shallow, deep = self.costs(tmp_path, calls, lambda box: box.clear())
+        assert (shallow, deep) == ({"listdir": 2, "unlink": 10}, {"listdir": 2, "unlink": 1000})
+
+
+class TestUnreadable:
+    def test_what_is_no_file_is_moved_aside_and_the_rest_is_popped(self, box, tmp_path, caplog):
+        os.mkfifo(tmp_path / "queue/new/1.pipe")
+        (tmp_path / "queue/new/2.folder").mkdir()
+        os.symlink("loop", tmp_path / "queue/new/loop")
+        key = box.push(RAW)
+        assert box.pop()[0] == key and box.pop() == (None, None)
+        assert sorted(os.listdir(tmp_path / "queue/unreadable")) == ["1.pipe", "2.folder", "loop"]
+        assert caplog.text.count("cannot be read") == 3
+
+    def test_a_process_that_has_too_much_open_moves_nothing_aside(self, box, monkeypatch):
+        key = box.push(RAW)
+
+        def exhausted(*args, **kw):
+            raise OSError(24, "Too many open files")
+
+        with monkeypatch.context() as full, pytest.raises(OSError, match="Too many"):
+            full.setattr(os, "open", exhausted)
+            box.pop()
+        assert box.pop()[0] == key
 
 
 class TestLimits:
