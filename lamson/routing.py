@@ -34,7 +34,9 @@ from typing import Any
 
 from lamson.errors import RoutingError, SMTPError
 from lamson.logs import printable
+from lamson.routeindex import RouteIndex
 from lamson.states import ROUTE_FIRST_STATE, MemoryStorage, ShelveStorage, StateStorage
+from lamson.watch import Watch
 
 __all__ = [
     "ROUTE_FIRST_STATE",
@@ -98,6 +100,10 @@ def _name_of(func: Any) -> str:
     return f"{getattr(func, '__module__', '?')}.{getattr(func, '__qualname__', func)}"
 
 
+def _call_name(func: Handler, message: Any, outcome: "Outcome") -> str:
+    return f"{_name_of(func)} on <{printable(outcome.recipient)}> from <{printable(message.route_from)}>"
+
+
 # --- the Router --------------------------------------------------------------------------------------------------
 
 
@@ -129,11 +135,13 @@ class RouteTable:
 
     registered: dict[str, tuple[re.Pattern, list[Handler]]] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
+    _index: tuple[tuple[str, ...], RouteIndex] | None = None
 
     def add(self, format: str, func: Handler) -> None:
         if format not in self.registered:
             self.registered[format] = (re.compile(f"^(?:{format})$", re.IGNORECASE), [])
             self.order.append(format)
+            self._index = None
         functions = self.registered[format][1]
         if func not in functions:
             functions.append(func)
@@ -142,10 +150,25 @@ class RouteTable:
         for format, func in other.entries():
             self.add(format, func)
 
+    def candidates(self, address: str) -> Iterator[tuple[re.Pattern, list[Handler]]]:
+        """Yield the routes that may take an address, in their order: few of many."""
+        if self._index is None:
+            formats = tuple(self.order)
+            self._index = formats, RouteIndex(formats)
+        formats, index = self._index
+        for number in index.candidates(address):
+            yield self.registered[formats[number]]
+
     def entries(self) -> Iterator[tuple[str, Handler]]:
         for format in self.order:
             for func in self.registered[format][1]:
                 yield format, func
+
+
+@contextlib.contextmanager
+def _both(first: contextlib.AbstractContextManager, second: contextlib.AbstractContextManager) -> Iterator[None]:
+    with first, second:
+        yield
 
 
 class RoutingBase:
@@ -159,6 +182,7 @@ class RoutingBase:
     * `LOG_EXCEPTIONS`: log what a function raises (servers); False raises it to the caller of `deliver` (tests).
     * `LOCKING`: ``'all'`` runs one function at a time, as Lamson always did. ``'sender'`` runs those of different
       senders side by side, so that a slow one does not make strangers wait: for handlers that are safe in threads.
+    * `TIMEOUT`: seconds after which the log tells that a function is still running, and where. 0 is never.
     """
 
     def __init__(self) -> None:
@@ -169,7 +193,9 @@ class RoutingBase:
         self.LOG_EXCEPTIONS = True
         self.UNDELIVERABLE_QUEUE: Any = None
         self.LOCKING = "all"
+        self.TIMEOUT: float = 60
         self.CALL_LOCK = threading.RLock()
+        self._watch = Watch(lambda: self.TIMEOUT)
         self._table = RouteTable()
         self._building: RouteTable | None = None
         self._load_lock = threading.RLock()
@@ -198,9 +224,7 @@ class RoutingBase:
 
     def match(self, address: str) -> Iterator[tuple[list[Handler], dict[str, str | None]]]:
         """Yield ``(functions, captures)`` for each route that takes `address`, in the order of registration."""
-        table = self._table
-        for format in tuple(table.order):
-            regex, functions = table.registered[format]
+        for regex, functions in self._table.candidates(address):
             found = regex.fullmatch(address)
             if found:
                 yield functions, found.groupdict()
@@ -343,6 +367,7 @@ class RoutingBase:
             self._call(func, message, kwargs, Outcome(", ".join(sorted(message.route_to))))
 
     def _call(self, func: Handler, message: Any, kwargs: dict[str, Any], outcome: Outcome) -> None:
+        token = self._watch.begin(lambda: _call_name(func, message, outcome))
         try:
             next_state = func(message, **kwargs)
             if next_state is not None and not lamson_setting(func, "stateless"):
@@ -354,13 +379,14 @@ class RoutingBase:
             if outcome.error is None:
                 outcome.error = error
             if self.LOG_EXCEPTIONS:
-                sender = printable(message.route_from)
-                log.exception("failed: %s on <%s> from <%s>", _name_of(func), printable(outcome.recipient), sender)
+                log.exception("failed: %s", _call_name(func, message, outcome))
             self.keep(message, outcome)
             if hasattr(sys.modules.get(func.__module__), "ERROR"):
                 self.set_state(func.__module__, message, "ERROR")
             if not self.LOG_EXCEPTIONS:
                 raise
+        finally:
+            self._watch.end(token)
 
     def _follow(self, func: Handler, next_state: Any, message: Any) -> None:
         if not callable(next_state) or not hasattr(next_state, "__name__"):
@@ -401,11 +427,17 @@ class RoutingBase:
     def _call_lock(self, func: Handler, message: Any) -> contextlib.AbstractContextManager:
         if lamson_setting(func, "nolocking"):
             return contextlib.nullcontext()
-        if self.LOCKING == "all":
-            return self.CALL_LOCK
         if self.LOCKING == "sender":
-            return self.STATE_STORE.lock(self.state_key(func.__module__, message), message.route_from or "")
-        raise RoutingError(f"Router.LOCKING is {self.LOCKING!r}. It has to be 'all' or 'sender'.")
+            return self._sender_lock(func, message)
+        if self.LOCKING != "all":
+            raise RoutingError(f"Router.LOCKING is {self.LOCKING!r}. It has to be 'all' or 'sender'.")
+        if self.STATE_STORE.shared and not lamson_setting(func, "stateless"):
+            # Other processes have a lock of their own for all. It comes first: whoever holds it may deliver to others.
+            return _both(self.CALL_LOCK, self._sender_lock(func, message))
+        return self.CALL_LOCK
+
+    def _sender_lock(self, func: Handler, message: Any) -> contextlib.AbstractContextManager:
+        return self.STATE_STORE.lock(self.state_key(func.__module__, message), message.route_from or "")
 
     # modules
 

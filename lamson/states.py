@@ -52,6 +52,9 @@ class StateStorage:
     `sender` an address; both are any text. The methods are called from several threads at once.
     """
 
+    shared = False
+    """Whether several processes may use the storage at once, and `lock` holds across them."""
+
     _locks = KeyedLocks()
 
     def get(self, key: str, sender: str) -> str:
