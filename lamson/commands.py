@@ -861,7 +861,8 @@ def _contents_in(path: str) -> tuple[Iterator[tuple[str, bytes]], int]:
     if not os.path.isfile(path):
         _refuse(f"there is no {path}")
     with open(path, "rb") as opened:
-        if opened.read(5) != b"From ":
+        start = opened.read(5)
+        if start and start != b"From ":  # an empty file is an mbox with nothing in it
             opened.seek(0)
             return iter([(path, opened.read())]), 1
     mbox = mailbox.mbox(path, create=False)

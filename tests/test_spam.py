@@ -501,6 +501,12 @@ def test_train_learns_a_mail_once(capsys):
     assert capsys.readouterr().out == "Learned 12 ham; 0 had been learned before.\n"
 
 
+def test_an_mbox_with_nothing_in_it_is_no_mail(capsys):
+    Path("mbox").write_bytes(b"")
+    commands.train_command(ham="mbox", db="db")
+    assert capsys.readouterr().out == "Learned 0 ham; 0 had been learned before.\n"
+
+
 def test_train_takes_back_what_it_has_learned(capsys):
     commands.train_command(ham=folder_of_files("ham", ham), spam=folder_of_files("spam", spam), db="db")
     commands.train_command(spam="spam", untrain=True, db="db")
