@@ -4,6 +4,7 @@ An author is the sender of the envelope, the address that was confirmed. The Fro
 name in it is taken.
 """
 
+import re
 import secrets
 from email.utils import parseaddr
 
@@ -24,6 +25,10 @@ LONGEST_LINE = 200
 # What is left of the HTML that somebody sends: text and links. No script or style gets through, and no image, which
 # would tell its owner who reads the post.
 TAGS = set("a b blockquote br code div em h2 h3 h4 hr i li ol p pre s span strong sub sup u ul".split())
+
+# What no page may have, as the standard of HTML says: control characters, and code points that are no characters.
+NO_CHARACTERS = "".join(chr(plane + last) for plane in range(0, 0x110000, 0x10000) for last in (0xFFFE, 0xFFFF))
+FORBIDDEN = re.compile(f"[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{NO_CHARACTERS}]")
 
 
 def check(message):
@@ -77,7 +82,7 @@ def add_comment(post, message):
                 post_id=post.id,
                 author=message.route_from,
                 author_name=name_of_sender(message),
-                text=message.text().strip(),
+                text=_allowed(message.text()).strip(),
             )
         )
 
@@ -86,18 +91,13 @@ def html_of(message):
     """The text of a post as HTML in which nothing is left that could do harm."""
     html = message.html()
     if html is None:
-        paragraphs = [paragraph.strip() for paragraph in message.text().split("\n\n")]
+        paragraphs = [paragraph.strip() for paragraph in _allowed(message.text()).split("\n\n")]
         return Markup("\n").join(
             Markup('<p class="plain">{}</p>').format(paragraph) for paragraph in paragraphs if paragraph
         )
-    return nh3.clean(
-        html,
-        tags=TAGS,
-        attributes={"a": {"href"}},
-        clean_content_tags={"script", "style", "title"},
-        url_schemes={"http", "https", "mailto"},
-        link_rel="nofollow noopener noreferrer",
-    )
+    # Twice: what is left when tags were taken away from around it may be no valid HTML any more, and what is left of a
+    # link without its control characters may be one to a script.
+    return _clean(_allowed(_clean(_allowed(html))))
 
 
 def name_of_sender(message):
@@ -110,5 +110,21 @@ def _find(session, author, name):
     return session.scalars(select(Post).filter_by(author=author, name=name)).one_or_none()
 
 
+def _clean(html):
+    return nh3.clean(
+        html,
+        tags=TAGS,
+        attributes={"a": {"href"}},
+        clean_content_tags={"script", "style", "title"},
+        url_schemes={"http", "https", "mailto"},
+        link_rel="nofollow noopener noreferrer",
+    )
+
+
+def _allowed(text):
+    """The text without characters that no page may have."""
+    return FORBIDDEN.sub("", text)
+
+
 def _line(text):
-    return " ".join(text.split())[:LONGEST_LINE]
+    return " ".join(_allowed(text).split())[:LONGEST_LINE]

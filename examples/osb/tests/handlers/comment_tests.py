@@ -29,7 +29,7 @@ def test_a_first_comment_has_to_be_confirmed():
 
     client.say(question["Reply-To"], "Yes.")
     assert_in_state("app.handlers.comment", comment, ANN, "COMMENTING")
-    assert_in('<p class="said">Nice &lt;i&gt;post&lt;/i&gt;.</p>', page_of(post))
+    assert_in('<p class="said" dir="auto">Nice &lt;i&gt;post&lt;/i&gt;.</p>', page_of(post))
     assert_not_in(ANN, page_of(post))
 
 

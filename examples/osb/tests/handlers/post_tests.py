@@ -171,6 +171,27 @@ def test_html_is_cleaned_and_text_is_escaped():
     assert_equal(page.count("</main>"), 1)
 
 
+def test_characters_that_no_page_may_have_are_left_out():
+    begin()
+    for number, kind in enumerate(("Body", "Html")):
+        mail = MailResponse(To=f"odd{number}@{HOST}", From=ZED, Subject="o\x01dd\ufffe", **{kind: "a\x01b\ufdd0c"})
+        Router.deliver(MailRequest("localhost", ZED, mail["To"], mail.as_bytes()))
+        if number == 0:
+            client.say(delivered("post-confirm-")["Reply-To"], "Yes.")
+        post = posts.find(ZED, f"odd{number}")
+        assert_equal(post.title, "odd")
+        assert_in("abc", page_of(post))
+
+
+def test_a_link_is_none_to_a_script_whatever_hides_it():
+    links = ("java\x01script:evil()", "&#1;javascript:evil()", "&#106;avascript:evil()", "java&#9;script:evil()")
+    html = "".join(f'<a href="{link}">x</a>' for link in links)
+    mail = MailRequest("localhost", ZED, f"x@{HOST}", MailResponse(To=f"x@{HOST}", From=ZED, Html=html).as_bytes())
+    cleaned = posts.html_of(mail)
+    assert_equal(cleaned.count(">x</a>"), len(links))
+    assert_not_in("script:", cleaned)
+
+
 def test_the_name_is_shown_and_the_address_is_not():
     begin()
     publish()
