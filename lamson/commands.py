@@ -116,7 +116,7 @@ def cleanse_command(input: str, output: str) -> None:
     from lamson.mail import MailRequest
     from lamson.queue import Queue
 
-    if os.path.realpath(input) == os.path.realpath(output):
+    if _same_place(input, output):
         _refuse("-output has to be another Maildir than -input")
     mails, total = _mails_in(input)
     cleansed = Queue(output)
@@ -283,6 +283,10 @@ def queue_command(
 ) -> None:
     """Looks into a queue, or takes mails out of it. Say one thing to do.
 
+    What -retry does depends on what the project's settings say the queue is. Mail in the queue of settings.relay is
+    sent now. Mail in any other queue is given to the handlers, for the recipients it was kept for. Mail that was not
+    taken stays, with the reason, or is undeliverable; then this exits with 1.
+
     Options:
         -pop: print the oldest mail and take it out
         -get KEY: print the mail of this key and leave it in
@@ -291,8 +295,8 @@ def queue_command(
         -count: print how many mails there are
         -clear: take all mails out
         -list: print each mail's key, sender, recipients, size, age and why it is there
-        -retry KEY: give the mail of this key, or every one with ALL, to the handlers of the project once more
-        -boot MODULE: the module that loads the handlers, for -retry
+        -retry KEY: try the mail of this key, or every one with ALL, once more
+        -boot MODULE: the module that makes the relay and loads the handlers, for -retry
         -name DIR: the queue
     """
     from lamson.errors import QueueError
@@ -338,15 +342,22 @@ def _retry(name: str, keys: Sequence[str], boot: str) -> None:
     from lamson.server import QueueReceiver
 
     try:
-        utils.import_settings(True, boot_module=boot)
+        settings = utils.import_settings(True, boot_module=boot)
     except utils.ServerError as error:
         _refuse(str(error))
-    failures = QueueReceiver(name).retry(keys)
+    relay, receiver = getattr(settings, "relay", None), getattr(settings, "receiver", None)
+    waiting = (getattr(relay, "outgoing", None), getattr(receiver, "retries", None))
+    here = next((each for each in waiting if each is not None and _same_place(each.dir, name)), None)
+    failures = QueueReceiver(name).retry(keys) if here is None else here.retry_now(keys)
     print(f"{len(keys) - len(failures)} of {len(keys)} mails were handled.")
-    for key, reason in failures.items():
-        print(f"{key} stays: {reason}", file=sys.stderr)
+    for key, failure in failures.items():
+        print(f"{key} {'is undeliverable' if failure.permanent else 'stays'}: {failure.reason}", file=sys.stderr)
     if failures:
         sys.exit(1)
+
+
+def _same_place(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _described(entry: "Entry") -> str:

@@ -30,7 +30,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from lamson.envelope import join_envelope, split_envelope
@@ -105,6 +105,21 @@ class RetryQueue:
     def retry(self) -> int:
         """Try everything that is due now, in this thread. Returns how many entries that were."""
         return sum(self._try(path) for _, path in self._entries(self.clock()))
+
+    def retry_now(self, keys: Iterable[str]) -> dict[str, Failure]:
+        """Try these entries now, due or not, in this thread. Returns why for those that were not delivered, by key.
+
+        A permanent failure says that it was given up, any other that the entry is still here and is tried again when it
+        is due. Raises OSError when the disk fails.
+        """
+        failures = {}
+        for key in keys:
+            path = self.mbox.locate(key)
+            with self.mbox.hold(path) if path else contextlib.nullcontext() as held:
+                failure = self._handle(held) if held else Failure("it is not there, or another program is handling it")
+            if failure is not None:
+                failures[key] = failure
+        return failures
 
     # the thread
 
@@ -194,30 +209,24 @@ class RetryQueue:
                 set_date(path, self.clock() + FIRST_WAIT)
             return True
 
-    def _handle(self, held: Held) -> None:
+    def _handle(self, held: Held) -> Failure | None:
+        """Make an attempt. Returns None when it was delivered, or why not: `permanent` when it is not tried again."""
         key = held.key
         sender, recipients, content = split_envelope(held.read())
         if sender is None or recipients is None:  # somebody put it here without an envelope: its headers count
             message = MailRequest("queue", None, None, content)
             sender, recipients = message.route_from or "", sorted(message.route_to)
         if not recipients:
-            if self._gave_up(sender, [], content, "it has no recipient"):
+            failure = Failure("it has no recipient", self._gave_up(sender, [], content, "it has no recipient"))
+            if failure.permanent:
                 held.remove()
             else:
                 held.postpone(self.clock() + LONGEST_WAIT)
-            return
+            return failure
         wanted = [each for each in recipients if each not in self._settled.get(key, ())]
         age = self.clock() - born(key)
         failures = self._attempt(sender, wanted, content) if wanted else {}
-        groups: dict[Failure, list[str]] = {}  # what one reason keeps from several recipients is told once
-        for recipient in wanted:
-            if recipient in failures:
-                groups.setdefault(failures[recipient], []).append(recipient)
-        left: dict[str, str] = {}
-        for failure, group in groups.items():
-            final = failure.permanent or age >= self.lifetime
-            if not final or not self._gave_up(sender, group, content, failure.reason):
-                left.update(dict.fromkeys(group, failure.reason))
+        left = self._give_up_what_failed_for_good(failures, age, sender, content)
         self._settled[key] = set(recipients) - left.keys()
         if not left:
             held.remove()
@@ -225,10 +234,26 @@ class RetryQueue:
             held.replace(join_envelope(sender, list(left), content, _joined(left)), self.clock() + self._wait(age))
             log.info("deferred: %s for %s: %s", key, printable(", ".join(left)), printable(_joined(left)))
         del self._settled[key]
+        return Failure(_joined({each: why.reason for each, why in failures.items()}), not left) if failures else None
+
+    def _give_up_what_failed_for_good(
+        self, failures: dict[str, Failure], age: float, sender: str, content: bytes
+    ) -> dict[str, str]:
+        """Return the recipients that stay, and why."""
+        groups: dict[Failure, list[str]] = {}  # what one reason keeps from several recipients is told once
+        for recipient, failure in failures.items():
+            groups.setdefault(failure, []).append(recipient)
+        left: dict[str, str] = {}
+        for failure, group in groups.items():
+            final = failure.permanent or age >= self.lifetime
+            if not final or not self._gave_up(sender, group, content, failure.reason):
+                left.update(dict.fromkeys(group, failure.reason))
+        return left
 
     def _attempt(self, sender: str, recipients: list[str], content: bytes) -> dict[str, Failure]:
         try:
-            return self.attempt(MailRequest("queue", sender, list(recipients), content))
+            failures = self.attempt(MailRequest("queue", sender, list(recipients), content))
+            return {recipient: failures[recipient] for recipient in recipients if recipient in failures}
         except Exception as error:
             log.exception("failed: an attempt of the queue %s", self.dir)
             return dict.fromkeys(recipients, Failure(str(error) or type(error).__name__))

@@ -436,7 +436,7 @@ class QueueReceiver:
                 else:
                     failed.add(claim.key)
 
-    def retry(self, keys: Iterable[str]) -> dict[str, str]:
+    def retry(self, keys: Iterable[str]) -> dict[str, Failure]:
         """Handle these messages once more, and return for those that failed why, by key. They stay, with that reason.
 
         For messages of the undeliverable queue: what fails here is not pushed there a second time.
@@ -450,13 +450,12 @@ class QueueReceiver:
                 wanted.discard(claim.key)
                 unsafe = [outcome for outcome in self._route(claim.message) if not outcome.safe]
                 if unsafe:
-                    failures[claim.key] = (
-                        str(_reply_for(unsafe[0])) if unsafe[0].error is None else str(unsafe[0].error)
-                    )
-                    claim.narrow([outcome.recipient for outcome in unsafe], failures[claim.key])
+                    why = _reply_for(unsafe[0]) if unsafe[0].error is None else unsafe[0].error
+                    failures[claim.key] = Failure(str(why) or type(why).__name__)
+                    claim.narrow([outcome.recipient for outcome in unsafe], failures[claim.key].reason)
                 else:
                     claim.done()
-        return failures | dict.fromkeys(wanted, "it is not there, or another program is handling it")
+        return failures | dict.fromkeys(wanted, Failure("it is not there, or another program is handling it"))
 
     def _drains_undeliverable(self) -> bool:
         other = getattr(Router.UNDELIVERABLE_QUEUE, "dir", None)

@@ -25,8 +25,10 @@ from aiosmtpd.smtp import AuthResult
 import lamson
 from lamson import args, commands, pidfile
 from lamson.mail import MailRequest
+from lamson.outgoing import RetryQueue
 from lamson.pidfile import find_server
 from lamson.queue import Queue
+from sink import Sink
 
 # As the console command is, and unlike -m alone, -P leaves the current folder out of the import path.
 LAMSON = [sys.executable, "-P", "-m", "lamson"]
@@ -1101,6 +1103,62 @@ def test_queue_retry_gives_undeliverable_mail_to_the_handlers_once_more(folder):
     assert Path("done").read_text() == "b@test.com" and undeliverable.keys() == keys[:1]
     answer = run("queue", "-name", "run/undeliverable", "-retry", "no-such-key", code=1)
     assert answer.stderr == "no-such-key stays: it is not there, or another program is handling it\n"
+
+
+def test_queue_retry_sends_what_is_in_the_queue_of_the_relay(folder):
+    commands.gen_command("p")
+    os.chdir("p")
+    with Sink() as server:
+        settings = Path("config/settings.py")
+        settings.write_text(settings.read_text().replace("8825", str(server.port)))
+        outgoing = RetryQueue("run/outgoing", None, None)
+        message = MailRequest(None, "me@x.com", ["a@x.com", "b@x.com", "gone@x.com"], MAILS[0])
+        keys = [outgoing.push(message, "450 Later") for _ in range(3)]
+        server.refuse = {"b@x.com": "450 4.2.1 Still later", "gone@x.com": "550 5.1.1 Gone"}
+
+        answer = run("queue", "-name", "run/outgoing", "-retry", keys[1], code=1)
+        assert answer.stdout == "0 of 1 mails were handled.\n"
+        assert (
+            f"{keys[1]} stays: localhost said: 450 4.2.1 Still later; localhost said: 550 5.1.1 Gone\n" == answer.stderr
+        )
+        assert [recipients for _, recipients, *_ in server.got] == [["a@x.com"]]
+        assert [entry.recipients for entry in Queue("run/undeliverable").entries()] == [["gone@x.com"]]
+        left = {entry.key: (entry.recipients, entry.reason) for entry in Queue("run/outgoing").entries()}
+        assert left[keys[1]] == (["b@x.com"], "localhost said: 450 4.2.1 Still later") and len(left) == 3
+
+        server.refuse = {"gone@x.com": "550 5.1.1 Gone"}
+        answer = run("queue", "-name", "./run/outgoing", "-retry", "ALL", code=1)
+        assert answer.stdout == "1 of 3 mails were handled.\n"
+        assert answer.stderr.splitlines() == [
+            f"{key} is undeliverable: localhost said: 550 5.1.1 Gone" for key in (keys[0], keys[2])
+        ]
+        assert Queue("run/outgoing").count() == 0 and Queue("run/undeliverable").count() == 3
+    answer = run("queue", "-name", "run/outgoing", "-retry", keys[0], code=1)
+    assert answer.stderr == f"{keys[0]} stays: it is not there, or another program is handling it\n"
+
+
+def test_queue_retry_routes_what_a_handler_wanted_later(folder):
+    commands.gen_command("p")
+    os.chdir("p")
+    deliver = """
+
+def deliver(message):
+    if message.recipient == "no@test.com":
+        raise SMTPError(550, "5.1.1 No longer")
+    open("done", "a").write(message.recipient)
+
+
+from lamson.server import SMTPError
+relay.deliver = deliver
+"""
+    with Path("app/handlers/sample.py").open("a") as handler:
+        handler.write(deliver)
+    deferred = RetryQueue("run/deferred", None, None)
+    key = deferred.push(MailRequest(None, "me@x.com", ["a@test.com", "no@test.com"], MAILS[0]), "450 Later")
+    answer = run("queue", "-name", "run/deferred", "-retry", "ALL", code=1)
+    assert answer.stderr == f"{key} is undeliverable: 550 5.1.1 No longer\n"
+    assert Path("done").read_text() == "a@test.com" and Queue("run/deferred").count() == 0
+    assert [entry.recipients for entry in Queue("run/undeliverable").entries()] == [["no@test.com"]]
 
 
 def test_queue_wants_one_thing_to_do(queued):

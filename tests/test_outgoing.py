@@ -295,6 +295,28 @@ class TestOthersAtWork:
         assert Counter(recipients[0] for recipients in attempts.made) == {f"{n}@x.y": 1 for n in range(60)}
 
 
+class TestRetryNow:
+    def test_it_tries_what_is_not_due_yet_and_tells_what_became_of_it(self, retries, attempts):
+        keys = [push(retries, *who) for who in (["a@x.y"], ["b@x.y", "c@x.y"], ["d@x.y"], ["e@x.y"])]
+        attempts.plan = {"b@x.y": Failure("550 No", True), "c@x.y": Failure("450 Not yet")}
+        attempts.plan["d@x.y"] = Failure("550 No", True)
+        assert retries.retry_now([*keys[:3], "no-such-key"]) == {
+            keys[1]: Failure("550 No; 450 Not yet"),
+            keys[2]: Failure("550 No", permanent=True),
+            "no-such-key": Failure("it is not there, or another program is handling it"),
+        }
+        assert attempts.made == [["a@x.y"], ["b@x.y", "c@x.y"], ["d@x.y"]]
+        assert {key: entry[1] for key, entry in entries(retries).items()} == {keys[1]: ["c@x.y"], keys[3]: ["e@x.y"]}
+        assert retries.retry() == 0  # and what has failed waits again
+
+    def test_one_that_another_process_is_trying_is_left_to_it(self, retries, attempts):
+        key = push(retries)
+        with retries.mbox.hold(str(retries.mbox.find(key))) as held:
+            assert held is not None
+            assert "another program" in retries.retry_now([key])[key].reason
+        assert retries.retry_now([key]) == {} and attempts.made == [["a@x.y"]]
+
+
 def test_a_look_asks_once_about_each_entry_and_serves_all_that_become_due_before_the_next(
     retries, attempts, clock, monkeypatch
 ):
