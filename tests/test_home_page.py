@@ -6,6 +6,7 @@
 import importlib
 import sys
 import types
+from pathlib import Path
 
 import jinja2
 import pytest
@@ -55,6 +56,14 @@ def START(message, **kw):
 """
 
 ZED = "zed@example.com"
+
+TEXTS = Path(__file__).parent.parent.parent / "shared/seeds"
+
+
+@pytest.mark.skipif(not TEXTS.is_dir(), reason="the texts are not beside this checkout")
+@pytest.mark.parametrize("sample", [POSTING, CONFIRMING, SPAM, BOUNCE], ids=["posting", "confirming", "spam", "bounce"])
+def test_the_sample_is_that_of_the_text(sample):
+    assert any(sample in text.read_text() for text in TEXTS.iterdir())
 
 
 @pytest.fixture
