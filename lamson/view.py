@@ -12,7 +12,8 @@ and a handler then writes:
     relay.deliver(mail)
 
 Nothing here imports a template engine except `jinja2_loader`, when it is called. Errors of the engine (a template
-that does not exist, a syntax error in one) are passed on as they are, since they name the file and the line.
+that does not exist, a syntax error in one) are passed on as they are, since they name the file and the line; what does
+not exist also gets the folders in which it was looked for.
 """
 
 import importlib.util
@@ -32,13 +33,22 @@ LOADER: Any = None
 
 
 def load(template: str) -> Any:
-    """Returns the template called `template`, as `LOADER` knows it. Raises `MisuseError` when there is no `LOADER`."""
+    """Returns the template called `template`, as `LOADER` knows it.
+
+    Raises `MisuseError` when there is no `LOADER`, and the engine's error, with the folders that were searched in its
+    text, when there is no such template.
+    """
     if LOADER is None:
         raise MisuseError(
             f"Cannot load the template {template!r}: lamson.view.LOADER is not set. Set it in config/boot.py and "
             "config/testing.py, for example: view.LOADER = view.jinja2_loader(dir='app', module='templates')"
         )
-    return LOADER.get_template(template)
+    try:
+        return LOADER.get_template(template)
+    except Exception as error:
+        if type(error).__name__ in _NOT_FOUND:
+            _tell_where(error, [folder for folder in _folders(LOADER) if folder not in str(error)])
+        raise
 
 
 def render(variables: Mapping[str, Any], template: str) -> str:
@@ -111,6 +121,29 @@ def jinja2_loader(dir: str, module: str) -> "jinja2.Environment":
         autoescape=jinja2.select_autoescape(["html"]),
         keep_trailing_newline=True,
     )
+
+
+# What Jinja2 and Mako raise for a template that is not there.
+_NOT_FOUND = ("TemplateNotFound", "TopLevelLookupException")
+
+
+def _folders(loader: Any) -> list[str]:
+    """The folders in which a loader looks, as far as it tells: Mako's lookup and Jinja2's loaders do."""
+    if hasattr(loader, "package_name"):
+        return [f"{loader.package_path} of the package {loader.package_name}"]
+    folders = [*getattr(loader, "directories", ()), *getattr(loader, "searchpath", ())]
+    for inner in (getattr(loader, "loader", None), *getattr(loader, "loaders", ())):
+        if inner is not None:
+            folders += _folders(inner)
+    return [os.fspath(folder) for folder in folders]
+
+
+def _tell_where(error: Any, folders: list[str]) -> None:
+    if folders:
+        text = f"{error}; searched: {', '.join(folders)}"
+        error.args = (text,)
+        if hasattr(error, "message"):  # which is what Jinja2's error shows
+            error.message = text
 
 
 def _takes_positional(render: Any) -> bool:

@@ -216,3 +216,28 @@ def test_a_template_that_is_missing_is_named_with_the_folders_that_were_searched
     view.LOADER = view.jinja2_loader(dir="app", module="templates")
     with pytest.raises(Exception, match=rf"'mail/nowhere\.msg' not found in search path: '{templates}'"):
         view.render({}, "mail/nowhere.msg")
+
+
+def test_any_loader_tells_the_folders_that_it_has_searched(templates, tmp_path):
+    package = jinja2.Environment(loader=jinja2.PackageLoader("app", "templates"))
+    folder = jinja2.FileSystemLoader([tmp_path / "one", tmp_path / "two"])
+    both = jinja2.Environment(loader=jinja2.ChoiceLoader([folder, jinja2.DictLoader({})]))
+    lookup = mako.lookup.TemplateLookup([str(tmp_path / "one"), str(tmp_path / "two")])
+    for loader, places in (
+        (package, ["templates of the package app"]),
+        (both, [f"{tmp_path}/one", f"{tmp_path}/two"]),
+        (jinja2.Environment(loader=folder), [f"{tmp_path}/one", f"{tmp_path}/two"]),
+        (lookup, [f"{tmp_path}/one", f"{tmp_path}/two"]),
+    ):
+        view.LOADER = loader
+        with pytest.raises((jinja2.TemplateNotFound, mako.exceptions.TopLevelLookupException)) as caught:
+            view.respond({}, "mail/nowhere.msg", To="zed@example.com")
+        assert "mail/nowhere.msg" in str(caught.value)
+        for place in places:
+            assert str(caught.value).count(place) == 1
+
+
+def test_a_loader_that_tells_no_folders_has_its_error_as_it_is(jinja):
+    with pytest.raises(jinja2.TemplateNotFound) as caught:
+        view.load("nowhere.msg")
+    assert str(caught.value) == "nowhere.msg"
