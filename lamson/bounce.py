@@ -33,7 +33,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from lamson.bouncemail import BounceMail, gravity, judge
+from lamson.bouncemail import PROBABLE, BounceMail, gravity, judge
 from lamson.dsn import Recipient
 from lamson.encoding import MailBase
 from lamson.errors import MisuseError
@@ -124,7 +124,7 @@ class BounceAnalyzer:
             known = COMBINED_STATUS_CODES.get(combined) if len(secondary) == 1 else None
             self.combined_status = int(combined), known or f"Code {recipient.status}"
 
-    def probable(self, threshold: float = 0.3) -> bool:
+    def probable(self, threshold: float = PROBABLE) -> bool:
         """True when the score is over `threshold`."""
         return self.score > threshold
 
@@ -160,7 +160,7 @@ def detect(msg: Any) -> BounceAnalyzer:
     headers["Content-Description-Parts"] = mail.described
     analyzer = BounceAnalyzer(headers, finding.score, finding.kind, finding.recipients)
     analyzer.reporting_mta = finding.report.reporting_mta or None
-    if finding.kind:
+    if finding.kind or finding.score:
         analyzer.notification = mail.notification
         analyzer.original = mail.original
         analyzer.report = [block for part in mail.reports for block in part.parts]

@@ -31,6 +31,9 @@ MAX_HEADER = 10_000
 # How much of a message goes to flufl.bounce, in bytes.
 MAX_FLUFL = 32_000
 
+# Over which score a message is called a bounce.
+PROBABLE = 0.3
+
 # What `sender_score` is at least for a mail server by its name, or for what calls itself a report.
 LIKELY = 0.5
 
@@ -152,9 +155,12 @@ class BounceMail:
     def sender_score(self) -> float:
         """How much the message looks as if a mail server had written it, from 0.0 to 1.0, whatever it says."""
         score = 0.0
-        sender = self.base["From"]
-        if sender is not None and bouncewords.ROBOT.search(_DOMAIN.sub("@", sender[:MAX_HEADER])):
-            score += 0.5
+        if self.base["From"] is not None:
+            sender = _DOMAIN.sub("@", self.base["From"][:MAX_HEADER])
+            if bouncewords.ROBOT.search(sender):
+                score += 0.5
+            elif bouncewords.ADMINISTRATOR.search(sender):
+                score += 0.3
         if self.named:
             score += 0.5
         if self.report_type == "delivery-status" or self.reports:
@@ -283,12 +289,14 @@ def _of_text(mail: BounceMail) -> Finding:
     recipients = []
     for address in found or [""]:
         said = notice.about(address)
+        if len(found) == 1 and not bouncetext.has_code(said) and bouncetext.has_code(notice.gist):
+            said = notice.gist  # some say first that it failed, and what the other server said at the end
         # Nobody goes on trying after a reply that tells not to, whatever the other words are.
         waits = delayed and not bouncetext.is_refusal(said)
         status = bouncetext.verdict(said, delayed=waits)
         original = bouncetext.generated_from(said)
         recipients.append(Recipient(address, "delayed" if waits else "failed", status, said, original=original))
-    return Finding("bounce", score, recipients)
+    return Finding("bounce" if score > PROBABLE else "", score, recipients)
 
 
 def _from_flufl(base: MailBase) -> tuple[list[str], bool]:

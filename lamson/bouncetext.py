@@ -234,6 +234,11 @@ def verdict(text: str, status: str = "", delayed: bool = False) -> str:
     return f"{'4' if delayed else number}.{detail}"
 
 
+def has_code(text: str) -> bool:
+    """Whether a reply code or a status stands in `text`."""
+    return any(_codes(text))
+
+
 def is_vague(status: str) -> bool:
     """Whether `status` says no more than its class."""
     return status.partition(".")[2] in _VAGUE

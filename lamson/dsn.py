@@ -26,9 +26,11 @@ from dataclasses import dataclass, field
 from lamson.encoding import MailBase, attempt_decoding
 
 # An address in running text, to be looked for with `search`. Local parts may be quoted, and both sides may be in any
-# script (RFC 6531).
+# script (RFC 6531), though not in its punctuation, which stands around an address where there are no spaces.
+_FOREIGN_PUNCTUATION = "，、。；：｜（）＜＞［］【】「」『』《》“”‘’„«»"
 ADDRESS = (
-    r"""(?:"[^"\s@]{1,64}(?:[ ][^"\s@]{1,64}){0,4}"|[^\s<>()\[\]{}",;:@|\\`]{1,256})@[^\W_](?:[\w.-]{0,253}[^\W_])?"""
+    r"""(?:"[^"\s@]{1,64}(?:[ ][^"\s@]{1,64}){0,4}"|"""
+    rf"""[^\s<>()\[\]{{}}",;:@|\\`{_FOREIGN_PUNCTUATION}]{{1,256}})@[^\W_](?:[\w.-]{{0,253}}[^\W_])?"""
 )
 
 # An enhanced status code (RFC 3463), which is no part of an IP address or a version.

@@ -382,6 +382,19 @@ class TestNotices:
         found = ask(notice(text, "postmaster@mx.example.com", subject))
         assert verdicts(found) == [("zoe@example.com", "failed", expected)]
 
+    def test_the_other_servers_reply_counts_wherever_it_stands(self):
+        text = (
+            "Your message couldn't be delivered to zoe@example.com. Their inbox is full.\n\nThe response was:\n\n"
+            "452 4.2.2 The account is over quota\n"
+        )
+        assert verdicts(ask(notice(text))) == [("zoe@example.com", "failed", "4.2.2")]
+        two = f"{text}\nmax@example.com\n    550 5.1.1 No such user\n"
+        assert ("max@example.com", "failed", "5.1.1") in verdicts(ask(notice(two)))
+
+    def test_an_address_ends_at_the_punctuation_of_any_language(self):
+        text = "您的邮件被退回来了。\n收件人：zoe@qq.com\n退信原因：收件人地址（zoe@qq.com）不存在，邮件无法送达。\n"
+        assert verdicts(ask(notice(text))) == [("zoe@qq.com", "failed", "5.1.1")]
+
     def test_x_failed_recipients_says_whom(self):
         text = "could not be delivered\n\n  zoe\n    550 5.1.1 no\n"
         found = ask(notice(text, more="X-Failed-Recipients: zoe@example.com,\n  max@example.com\n"))
@@ -633,7 +646,27 @@ class TestWhatIsNoBounce:
         text = "The mail server will be down on Monday, 10 to 12. Write to help@example.com with questions.\n"
         assert not ask(notice(text, "postmaster@example.com", "Maintenance")).probable()
         text = "Your mailbox me@example.org is almost full. Please delete old mail."
-        assert not ask(notice(text, "Postmaster <postmaster@example.com>", "Please clean up")).probable()
+        found = ask(notice(text, "Postmaster <postmaster@example.com>", "Please clean up"))
+        assert (found.probable(), found.kind) == (False, "")
+
+    @pytest.mark.parametrize("sender", ["Mail Admin <admin@example.com>", "System Administrator <joe@example.com>"])
+    @pytest.mark.parametrize(
+        ("subject", "text"),
+        [
+            ("New mail server", "If mail to zoe@example.com fails, the old server has returned error 550."),
+            ("Your password expires", "Your account zoe@example.com will be disabled unless you change it."),
+            ("Your mailbox is full", "Dear me@example.org, your mailbox has exceeded its quota. Click here."),
+        ],
+    )
+    def test_so_do_administrators(self, sender, subject, text):
+        assert not ask(notice(text, sender, subject)).probable()
+
+    def test_what_an_administrator_sends_back_is_a_bounce(self):
+        text = "Your message did not reach some of the recipients:\n\n  zoe@example.com\n  The mailbox is full.\n"
+        found = ask(notice(text, "System Administrator <postmaster@example.com>", "Undeliverable: Tea"))
+        assert verdicts(found) == [("zoe@example.com", "failed", "5.2.2")]
+        found = ask(notice(text, "System Administrator <admin@example.com>", "Undeliverable: Tea"))
+        assert verdicts(found) == [("zoe@example.com", "failed", "5.2.2")]
 
 
 class TestRequest:
