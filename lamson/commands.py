@@ -704,13 +704,14 @@ def _stop(paths: Iterable[str], KILL: bool) -> int:
 def syncdb_command() -> None:
     """Makes the tables that are missing in the project's database: those of app/model, and Lamson's own.
 
-    The database is that of database_config in config/settings.py. Tables that are there already stay as they are.
+    The database is that of database_config in config/settings.py. Of the tables that are there already, those of
+    app/model stay as they are, and Lamson's own are brought up to date when an older Lamson made them.
     """
     import importlib
     import pkgutil
 
-    from lamson import utils
-    from lamson.database import SQLAlchemyStorage
+    from lamson import schema, utils
+    from lamson.database import SQLAlchemyConfirmationStorage, SQLAlchemyStorage
 
     with _refusing(), utils.explained():
         settings = utils.import_settings(False)
@@ -721,10 +722,11 @@ def syncdb_command() -> None:
         if getattr(settings, "database_config", None) is None:
             raise utils.ServerError("config/settings.py has no database_config.")
         database = utils.configure_database(settings.database_config, also_create=True)
-        storage = SQLAlchemyStorage(database)
-        storage.prepare()
-    tables = sorted({storage.table.name, *(database.metadata.tables if database.metadata is not None else ())})
-    print(f"{database.engine.url.render_as_string()} has the tables: {', '.join(tables)}.")
+        tables = {schema.versions.name, *(database.metadata.tables if database.metadata is not None else ())}
+        for storage in SQLAlchemyStorage(database), SQLAlchemyConfirmationStorage(database):
+            storage.prepare()
+            tables.add(storage.table.name)
+    print(f"{database.engine.url.render_as_string()} has the tables: {', '.join(sorted(tables))}.")
 
 
 def train_command(

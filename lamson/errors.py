@@ -28,6 +28,10 @@ class EncodingError(LamsonError):
     """Bytes could not be turned into text, or text into bytes, in the way that was asked for."""
 
 
+class SchemaError(LamsonError):
+    """A database was made by a newer Lamson than this one, which cannot know what is in its tables."""
+
+
 class QueueError(LamsonError):
     """A queue could not do what was asked. `data` holds what could not be queued, when there is any."""
 

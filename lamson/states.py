@@ -14,35 +14,112 @@ anything else subclass `StateStorage`. All of them are found in `lamson.routing`
 """
 
 import contextlib
+import os
 import shelve
 import threading
+import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 ROUTE_FIRST_STATE = "START"
 
 
+class Beyond(Protocol):
+    """Locks that keep other processes out, where `KeyedLocks` keeps other threads out."""
+
+    def acquire(self, number: Any, /) -> None: ...
+
+    def release(self, number: Any, /) -> None: ...
+
+
 class KeyedLocks:
-    """One re-entrant lock for every key in use, and none for the rest, so that strangers cannot fill memory."""
+    """One re-entrant lock for every key in use, and none for the rest, so that strangers cannot fill memory.
+
+    A thread that gets the lock of a key takes the one `beyond`, too, when there is any: once, however often it enters.
+    """
+
+    def __init__(self, beyond: Beyond | None = None) -> None:
+        self._beyond = beyond
+        self._forget()
+        _keyed_locks.add(self)
+
+    def hold(self, key: Any) -> "_Hold":
+        """Hold the lock of `key` for as long as the block runs."""
+        return _Hold(self, key)
+
+    def _forget(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: dict[Any, _Entry] = {}
+
+
+class _Entry:
+    __slots__ = ("depth", "lock", "users")
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._locks: dict[Any, list] = {}  # key -> [lock, how many hold it or wait for it]
+        self.lock = threading.RLock()
+        self.users = 0  # how many hold it or wait for it
+        self.depth = 0  # how often the thread that holds it has entered
 
-    @contextlib.contextmanager
-    def hold(self, key: Any) -> Iterator[None]:
-        """Hold the lock of `key` for as long as the block runs."""
-        with self._guard:
-            entry = self._locks.setdefault(key, [threading.RLock(), 0])
-            entry[1] += 1
+
+class _Hold:
+    __slots__ = ("entry", "key", "locks")
+
+    def __init__(self, locks: KeyedLocks, key: Any):
+        self.locks = locks
+        self.key = key
+
+    def __enter__(self) -> None:
+        locks = self.locks
+        with locks._guard:
+            entry = locks._locks.get(self.key)
+            if entry is None:
+                entry = locks._locks[self.key] = _Entry()
+            entry.users += 1
+        self.entry = entry
         try:
-            with entry[0]:
-                yield
+            entry.lock.acquire()
+        except BaseException:  # KeyboardInterrupt, while it waited
+            self._leave()
+            raise
+        entry.depth += 1
+        if locks._beyond is not None and entry.depth == 1:
+            try:
+                locks._beyond.acquire(self.key)
+            except BaseException:
+                self._release()
+                raise
+
+    def __exit__(self, *exception: object) -> None:
+        beyond = self.locks._beyond
+        try:
+            if beyond is not None and self.entry.depth == 1:
+                beyond.release(self.key)
         finally:
-            with self._guard:
-                entry[1] -= 1
-                if not entry[1]:
-                    del self._locks[key]
+            self._release()
+
+    def _release(self) -> None:
+        self.entry.depth -= 1
+        self.entry.lock.release()
+        self._leave()
+
+    def _leave(self) -> None:
+        locks = self.locks
+        with locks._guard:
+            self.entry.users -= 1
+            if not self.entry.users and locks._locks.get(self.key) is self.entry:
+                del locks._locks[self.key]
+
+
+_keyed_locks: weakref.WeakSet[KeyedLocks] = weakref.WeakSet()
+
+
+def _forget_locks_of_the_parent() -> None:
+    # A child has none of its parent's threads: what they held, nobody would ever give back.
+    for locks in list(_keyed_locks):
+        locks._forget()
+
+
+os.register_at_fork(after_in_child=_forget_locks_of_the_parent)
 
 
 class StateStorage:
@@ -73,7 +150,10 @@ class StateStorage:
         """Make what the storage needs (tables, files). Called once when a server starts; raises to stop the start."""
 
     def lock(self, key: str, sender: str) -> contextlib.AbstractContextManager:
-        """Hold this while a handler runs for the sender: no other one with the same key and sender runs then."""
+        """Hold this while a handler runs for the sender: no other one with the same key and sender runs then.
+
+        A thread that holds it may enter again. Between processes it is exact when `shared` is true.
+        """
         return self._locks.hold((id(self), key, sender))
 
 

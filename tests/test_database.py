@@ -1,7 +1,9 @@
 """The state of every conversation in a database: what is kept, for whom, and under how many threads at once."""
 
+import contextlib
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, Integer, MetaData, Table, Text
 
+import lamson.rows
 from lamson.database import Database, SQLAlchemyStorage, configure_database
 from lamson.errors import MisuseError
 from lamson.routing import StateStorage
@@ -35,16 +38,18 @@ def rows(storage):
         return connection.execute(sqlalchemy.select(storage.table)).all()
 
 
-class AnyOtherDatabase(SQLAlchemyStorage):
-    """A database for which there is no upsert."""
+@pytest.fixture
+def any_other_database(url):
+    """A database for which there is no upsert, and no connection for each thread."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lamson.rows, "is_linked", lambda engine: False)
+        patch.setattr(lamson.rows, "_upsert", lambda *arguments: None)
+        return SQLAlchemyStorage(url)
 
-    def _upsert_statement(self):
-        return None
 
-
-@pytest.fixture(params=[SQLAlchemyStorage, AnyOtherDatabase])
-def every_storage(request, url):
-    return request.param(url)
+@pytest.fixture(params=["storage", "any_other_database"])
+def every_storage(request):
+    return request.getfixturevalue(request.param)
 
 
 # --- the storage -------------------------------------------------------------------------------------------------
@@ -177,26 +182,52 @@ def test_a_state_that_stays_the_same_is_not_written_again(storage, tmp_path):
     assert os.path.getsize(tmp_path / "state.db-wal") == size
 
 
-def test_get_and_set_are_one_statement_each(storage):
+def statements(storage):
+    """The list in which the statements of this thread's connection to SQLite appear from now on."""
     storage.prepare()
-    statements = []
-    sqlalchemy.event.listen(storage.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
-    storage.set("a", "x@example.com", "ONE")
+    storage.get("a", "nobody@example.com")
+    seen = []
+    storage._way._own().connection.set_trace_callback(seen.append)
+    return seen
+
+
+def test_get_is_one_statement_and_set_is_one_more_when_something_changes(storage):
+    seen = statements(storage)
+    for state, expected in [
+        ("ONE", ["SELECT", "INSERT"]),
+        ("ONE", ["SELECT"]),
+        ("TWO", ["SELECT", "INSERT"]),
+        ("START", ["SELECT", "DELETE"]),
+        ("START", ["SELECT"]),
+    ]:
+        storage.set("a", "x@example.com", state)
+        assert [statement.split()[0] for statement in seen] == expected, state
+        seen.clear()
     storage.get("a", "x@example.com")
-    storage.set("a", "x@example.com", "START")
-    assert [statement.split()[0] for statement in statements] == ["INSERT", "SELECT", "DELETE"]
+    assert [statement.split()[0] for statement in seen] == ["SELECT"]
 
 
-def test_the_upsert_is_written_for_postgresql_too(storage, monkeypatch):
+def test_a_state_that_stays_the_same_waits_for_no_other_writer(storage, tmp_path):
+    storage.set("a", "x@example.com", "ONE")
+    with contextlib.closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        storage._way._own().connection.execute("PRAGMA busy_timeout = 0")
+        storage.set("a", "x@example.com", "ONE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            storage.set("a", "x@example.com", "TWO")
+
+
+def test_the_upsert_is_written_for_postgresql_too(storage):
     from sqlalchemy.dialects import postgresql
 
-    monkeypatch.setattr(storage.engine.dialect, "name", "postgresql")
-    text = str(storage._upsert_statement().compile(dialect=postgresql.dialect()))
+    table = SQLAlchemyStorage.table
+    text = str(lamson.rows._upsert(table, [table.c.state], "postgresql").compile(dialect=postgresql.dialect()))
     assert "ON CONFLICT (id) DO UPDATE SET state = excluded.state" in text
 
 
-def test_an_insert_that_another_process_did_first_becomes_an_update(url):
-    ours, theirs = AnyOtherDatabase(url), SQLAlchemyStorage(url)
+def test_an_insert_that_another_process_did_first_becomes_an_update(any_other_database, url):
+    ours, theirs = any_other_database, SQLAlchemyStorage(url)
+    ours.prepare()
     done = []
 
     def interfere(connection, cursor, statement, *rest):

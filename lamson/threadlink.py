@@ -1,0 +1,205 @@
+"""The way to the database that every message takes: one connection for each thread, and statements made once.
+
+    link = thread_link(engine)
+    statement = link.statement(sqlalchemy.select(table.c.state).where(table.c.id == bindparam("id_")))
+    rows, count = link.run(statement, {"id_": 17})
+
+SQLAlchemy's own way (a connection from the pool, its transaction, the statement's look-up and result) costs ten times
+what SQLite does. So its statements are written out as text once, and given to the driver. The connections are
+SQLAlchemy's, made as the engine says, and then taken out of its pool: a thread never waits for one, and whoever holds
+a lock of the database in its connection (`hold` below) can go on, however small the pool is.
+
+Every statement is carried out whole or not at all, and is there when `run` returns: there is no BEGIN and COMMIT.
+
+A connection that is lost is opened anew for the next statement, unless it held locks: then every statement of its
+thread fails, with `ConnectionLost`, until the last of them is given back, which fails as well.
+"""
+
+import contextlib
+import os
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import Engine
+from sqlalchemy.sql import ClauseElement
+
+from lamson.errors import LamsonError
+
+_links: weakref.WeakKeyDictionary[Engine, "ThreadLink"] = weakref.WeakKeyDictionary()
+_making = threading.Lock()
+
+# Connections of a parent process. Closing them here would end what the parent does with them.
+_of_the_parent: list[Any] = []
+
+
+class ConnectionLost(LamsonError):
+    """The connection was lost that held the lock of a sender: somebody else may hold it now."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement as SQLAlchemy has it, and as the driver takes it."""
+
+    clause: Any
+    text: str
+    positions: list[str] | None
+    """The names of the values in their order, for a driver that counts them; None for one that knows names."""
+
+
+class _Own:
+    """What one thread has."""
+
+    def __init__(self, connection: Any):
+        self.connection = connection
+        self.cursor = connection.cursor()
+        self.process = os.getpid()
+        self.held = 0  # locks that the connection holds
+        self.lost = False
+
+    def __del__(self) -> None:
+        if self.process != os.getpid():
+            _of_the_parent.append((self.connection, self.cursor))
+        elif not self.lost:
+            self.connection.close()
+
+
+def thread_link(engine: Engine) -> "ThreadLink":
+    """Returns the link of an engine: the same for all who ask, so that a thread has one connection and not several."""
+    with _making:
+        if engine not in _links:
+            _links[engine] = ThreadLink(engine)
+        return _links[engine]
+
+
+class ThreadLink:
+    """See above. Of a driver it wants what PEP 249 says, and that its connections may be used with AUTOCOMMIT."""
+
+    def __init__(self, engine: Engine):
+        # Neither the engine nor its pool are kept: this is kept for as long as the engine is.
+        self._engine = weakref.ref(engine)
+        self._dialect = engine.dialect
+        self._threads = threading.local()
+
+    def statement(self, clause: ClauseElement) -> Statement:
+        """Writes a statement out for the driver."""
+        compiled = clause.compile(dialect=self._dialect)
+        positions = getattr(compiled, "positiontup", None)
+        return Statement(clause, str(compiled), None if positions is None else list(positions))
+
+    def run(self, statement: Statement, values: dict[str, Any], again: bool = True) -> tuple[list[Any], int]:
+        """Carries a statement out. Returns its rows, and how many it touched (-1 where the driver does not say).
+
+        With `again`, a statement whose connection turns out to be lost is tried once more with a new one: leave that
+        out where it makes a difference whether it is carried out twice. Raises the errors of the driver.
+        """
+        arguments = values if statement.positions is None else [values[name] for name in statement.positions]
+        own = self._own()
+        try:
+            cursor = own.cursor
+            cursor.execute(statement.text, arguments)
+            # All of them: a SELECT that is not read to its end goes on reading the database as it was.
+            return (cursor.fetchall() if cursor.description else []), cursor.rowcount
+        except Exception as error:
+            if not self._is_lost(own, error) or not again or own.held:
+                raise
+        return self.run(statement, values, again=False)
+
+    def hold(self, change: int) -> None:
+        """Counts the locks that this thread's connection holds.
+
+        Raises `ConnectionLost` when the last one is given back of a connection that was lost meanwhile.
+        """
+        own = self._threads.own
+        own.held += change
+        if own.lost and not own.held:
+            del self._threads.own
+            raise ConnectionLost(_LOST)
+
+    def close(self) -> None:
+        """Closes this thread's connection, which gives back its locks. The next statement opens a new one."""
+        own = getattr(self._threads, "own", None)
+        if own is not None and not own.lost:
+            own.lost = True
+            own.connection.close()
+
+    def _own(self) -> _Own:
+        own = getattr(self._threads, "own", None)
+        if own is not None and own.process == os.getpid():
+            if not own.lost:
+                return own
+            if own.held:
+                raise ConnectionLost(_LOST)
+        engine = self._engine()
+        assert engine is not None, "whoever uses the link has its engine"
+        proxy = engine.raw_connection()
+        connection = proxy.dbapi_connection
+        proxy.detach()
+        self._dialect.set_isolation_level(connection, "AUTOCOMMIT")  # type: ignore[arg-type]
+        self._threads.own = own = _Own(connection)
+        return own
+
+    def _is_lost(self, own: _Own, error: Exception) -> bool:
+        errors = self._dialect.loaded_dbapi.Error
+        if isinstance(error, errors) and self._dialect.is_disconnect(error, own.connection, own.cursor):  # type: ignore[arg-type]
+            own.lost = True
+            with contextlib.suppress(errors):
+                own.connection.close()
+        return own.lost
+
+
+class AdvisoryLocks:
+    """Locks of PostgreSQL, held by the connection of the thread that takes them, until it gives them back or ends."""
+
+    def __init__(self, link: ThreadLink):
+        self._link = link
+        number = sqlalchemy.bindparam("number", type_=sqlalchemy.BigInteger)
+        self._lock = link.statement(sqlalchemy.select(sqlalchemy.func.pg_advisory_lock(number)))
+        self._unlock = link.statement(sqlalchemy.select(sqlalchemy.func.pg_advisory_unlock(number)))
+
+    def acquire(self, number: int) -> None:
+        """Waits until no other connection holds the lock. Raises the driver's errors: for a deadlock, for instance."""
+        try:
+            self._link.run(self._lock, {"number": number})
+        except Exception:
+            raise
+        except BaseException:  # KeyboardInterrupt: who knows whether we hold it
+            self._link.close()
+            raise
+        self._link.hold(+1)
+
+    def release(self, number: int) -> None:
+        """Gives the lock back. Raises when this thread's connection was lost since, which held it."""
+        held = False
+        try:
+            rows, _ = self._link.run(self._unlock, {"number": number}, again=False)
+            held = bool(rows[0][0])
+        finally:
+            if not held:
+                self._link.close()
+            self._link.hold(-1)
+
+
+_LOST = (
+    "The connection to the database was lost while it held the lock of a sender, so that another process may hold it "
+    "by now. What the handler does now may cross with that."
+)
+
+
+def forget_the_pool_after_fork(engine: Engine) -> None:
+    """Lets child processes make connections of their own in place of those that they inherit from this one."""
+    _engines.add(engine)
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _forget_the_pools() -> None:
+    for engine in list(_engines):
+        if not isinstance(engine.pool, sqlalchemy.pool.StaticPool):  # a database in memory, which the child has whole
+            engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_forget_the_pools)
