@@ -124,6 +124,8 @@ def main():
     files = sorted(path for path in options.folder.iterdir() if path.is_file())
     with options.truth.open(newline="") as file:
         truth = {row["file"]: row["class"] for row in csv.DictReader(file)}
+    if truth.keys().isdisjoint(path.name for path in files):
+        parser.error(f"{options.folder} has none of the files that {options.truth} is about")
     sets = {"all": files}
     if options.halves:
         sets["even"] = [path for path in files if number(path) % 2 == 0]

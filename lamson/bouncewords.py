@@ -50,7 +50,7 @@ SUBJECT = _any(r"""
     un-?deliver
     non-?deliver
     \bnd[nr]:
-    not (?:be )?delivered
+    not (?:be )?deliver(?:ed|able)
     deliver\w* ~2 (?:fail|error|problem|delay|report|notif|incomplete|impossible|status|abort)
     (?:fail|error|problem|delay|unable|trouble)\w* ~3 (?:deliver|send)
     return(?:ed|ing)? (?:(?:e-?)?mail|message|to sender)
