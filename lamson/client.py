@@ -22,7 +22,7 @@ import struct
 import threading
 import time
 import weakref
-from typing import Any
+from typing import Any, NoReturn
 
 from lamson.wire import address_on_the_wire, needs_smtputf8, on_the_wire
 
@@ -39,6 +39,7 @@ IDLE_TIME = 10  # seconds that a connection stays open for the next message
 IDLE_CONNECTIONS = 10  # at most, that stay open to one address
 
 _BLOCK = 1 << 16  # bytes
+_RECEIVED = 1 << 12  # bytes at a time: replies are short
 _LONGEST_REPLY = 1 << 16  # bytes, all its lines together
 
 # RFC 5321 section 4.2.1: lines with a hyphen after the code, and then one without.
@@ -150,8 +151,12 @@ class Connection(smtplib.SMTP):
         try:
             if isinstance(self.sock, ssl.SSLSocket):
                 self._limit(BLOCK_TIME)
-            for start in range(0, len(data), _BLOCK):
-                self.sock.sendall(data[start : start + _BLOCK])
+            if len(data) <= _BLOCK:
+                self.sock.sendall(data)
+            else:
+                whole = memoryview(data)
+                for start in range(0, len(data), _BLOCK):
+                    self.sock.sendall(whole[start : start + _BLOCK])
         except (TimeoutError, BlockingIOError):
             self.close()
             raise TimeoutError("The server did not read in time") from None
@@ -162,16 +167,7 @@ class Connection(smtplib.SMTP):
     def getreply(self, patience: float | None = None) -> Reply:
         """Return a reply's code and text. Raises TimeoutError when it takes more than `patience` (COMMAND_TIME), and
         SMTPServerDisconnected when the server is gone or speaks no SMTP."""
-        if patience is None:
-            patience = COMMAND_TIME
-        deadline = 0.0
-        while (found := _REPLY.match(self._received)) is None:
-            left = deadline - time.monotonic() if deadline else patience
-            deadline = deadline or time.monotonic() + patience
-            if left <= 0:
-                self.close()
-                raise TimeoutError("The server did not answer in time")
-            self._receive(left)
+        found = _REPLY.match(self._received) or self._wait(COMMAND_TIME if patience is None else patience)
         self._received = self._received[found.end() :]
         lines, number, text = found.groups(b"")
         code = int(number)
@@ -183,6 +179,20 @@ class Connection(smtplib.SMTP):
             self._show(f"reply: retcode ({code}); Msg: {text!a}")
         return code, text.strip()
 
+    def _wait(self, patience: float) -> re.Match[bytes]:
+        """Receive until there is a whole reply."""
+        left, deadline = patience, 0.0
+        while True:
+            self._receive(left)
+            found = _REPLY.match(self._received)
+            if found is not None:
+                return found
+            deadline = deadline or time.monotonic() + patience
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self.close()
+                raise TimeoutError("The server did not answer in time")
+
     def _receive(self, seconds: float) -> None:
         """Take in what the server says next, if it says something in time."""
         try:
@@ -192,7 +202,7 @@ class Connection(smtplib.SMTP):
             if not speaks_smtp or len(self._received) > _LONGEST_REPLY:
                 raise smtplib.SMTPServerDisconnected(f"The server speaks no SMTP: {self._received[:80]!r}")
             self._limit(min(seconds, COMMAND_TIME))
-            received = self.sock.recv(_BLOCK)
+            received = self.sock.recv(_RECEIVED)
             if not received:
                 raise smtplib.SMTPServerDisconnected("The server closed the connection")
             self._received += received
@@ -231,7 +241,8 @@ class Connection(smtplib.SMTP):
         Raises NotSent, or what the server said: SMTPSenderRefused, SMTPRecipientsRefused (all of them), SMTPDataError.
         Then it does not have the message. After another SMTPException or OSError it may have it.
         """
-        utf8 = "smtputf8" in self.esmtp_features
+        offers = self.esmtp_features
+        utf8 = "smtputf8" in offers
         refused: dict[str, Reply] = {}
         written: dict[str, str] = {}  # each recipient's command
         for recipient in recipients:
@@ -240,25 +251,31 @@ class Connection(smtplib.SMTP):
             except ValueError as error:
                 refused[recipient] = 553, str(error).encode("utf-8", "backslashreplace")
         commands = [self._mail(sender, recipients, content, utf8), *written.values(), "data"]
+        everybody = len(written) + len(refused)
         if not written:
             raise smtplib.SMTPRecipientsRefused(refused)
-        pipelining = "pipelining" in self.esmtp_features
         try:
-            if pipelining:
+            if "pipelining" in offers:
                 self._command("\r\n".join(commands))
-            wire = on_the_wire(content)  # meanwhile the server reads
-            replies = self._answers(len(commands)) if pipelining else self._one_by_one(commands)
-            self._check(sender, replies)
-        except (NotSent, smtplib.SMTPResponseException):
+                text, end = on_the_wire(content)  # meanwhile the server reads
+                replies = self._answers(len(commands))
+            else:
+                replies = self._one_by_one(commands)
+                text, end = on_the_wire(content)
+            for recipient, reply in zip(written, replies[1:-1], strict=True):
+                if not _taken(reply):
+                    refused[recipient] = reply
+            if not _taken(replies[0]) or replies[-1][0] != 354 or len(refused) == everybody:
+                self._refuse(sender, refused, replies, nobody=len(refused) == everybody)
+        except (NotSent, smtplib.SMTPResponseException, smtplib.SMTPRecipientsRefused):
             raise
         except OSError as error:  # SMTPServerDisconnected is one, too
             raise NotSent(str(error)) from error
-        for recipient, reply in zip(written, replies[1:-1], strict=True):
-            if not _taken(reply):
-                refused[recipient] = reply
-        if refused.keys() >= set(recipients):
-            raise smtplib.SMTPRecipientsRefused(refused)
-        self.send(wire)
+        if len(text) <= _BLOCK:
+            self.send(text + end)
+        else:  # not copied
+            self.send(text)
+            self.send(end)
         reply = self.getreply(END_TIME)
         if not _taken(reply):
             raise smtplib.SMTPDataError(*reply)
@@ -289,10 +306,9 @@ class Connection(smtplib.SMTP):
                 replies.append(unsaid)
         return replies
 
-    def _check(self, sender: str, replies: list[Reply]) -> None:
-        """Raise what the replies to MAIL, RCPT and DATA say; RCPTs that are refused are left to the caller."""
+    def _refuse(self, sender: str, refused: dict[str, Reply], replies: list[Reply], nobody: bool) -> NoReturn:
+        """Raise what the replies to MAIL, RCPT and DATA say when they do not let the message through to anybody."""
         mail, data = replies[0], replies[-1]
-        nobody = not any(map(_taken, replies[1:-1]))
         if nobody and data[0] == 354:
             # It waits for a message to nobody, and gets an empty one (RFC 2920 section 3.1).
             self.send(b".\r\n")
@@ -301,8 +317,9 @@ class Connection(smtplib.SMTP):
             if data[0] == 354:
                 self.close()  # it would send an empty message to those it has taken, from whomever
             raise smtplib.SMTPSenderRefused(*mail, sender)
-        if data[0] != 354 and not nobody:
-            raise smtplib.SMTPDataError(*data)
+        if nobody:
+            raise smtplib.SMTPRecipientsRefused(refused)
+        raise smtplib.SMTPDataError(*data)
 
     def _command(self, line: str) -> None:
         self.send(f"{line}\r\n".encode("utf-8", "surrogateescape"))

@@ -181,7 +181,12 @@ class TestWhatIsSent:
     ],
 )
 def test_on_the_wire(content, sent):
-    assert on_the_wire(content) == sent
+    assert b"".join(on_the_wire(content)) == sent
+
+
+def test_a_message_that_needs_no_dots_is_not_copied():
+    content = b"From: a@b.c\r\n\r\nNo dot at the beginning of a line, but some. Elsewhere.\r\n"
+    assert on_the_wire(content)[0] is content
 
 
 # --- the conversation ----------------------------------------------------------------------------------------------
@@ -329,6 +334,25 @@ class TestConnections:
         assert len(host.got) == 10 and len(host.talks) == 1
         relay.close()
         eventually(lambda: host.talks[0][-1] == "QUIT", "the farewell")
+
+    def test_a_message_takes_two_calls_to_send_and_none_to_set_something(self, host):
+        class Counting:
+            def __init__(self, sock):
+                self.sock = sock
+                self.calls = []
+
+            def __getattr__(self, name):
+                self.calls.append(name)
+                return getattr(self.sock, name)
+
+        relay = Relay("127.0.0.1", host.port)
+        relay.deliver(mail())
+        kept = relay._connections.take("127.0.0.1", "127.0.0.1")
+        kept.sock = counted = Counting(kept.sock)
+        relay._connections.keep(kept)
+        relay.deliver(mail("b@y.z", "c@y.z"))
+        assert len(host.got) == 2 and len(host.talks) == 1
+        assert counted.calls.count("sendall") == 2 and set(counted.calls) == {"sendall", "recv"}
 
     def test_a_dead_one_is_replaced_without_a_word(self, either):
         relay = Relay("127.0.0.1", either.port)
