@@ -246,7 +246,7 @@ def log_command(
             f"port {port}. Give relay_config the port {port} and run: lamson restart",
             flush=True,
         )
-    _start("The log server", pid, FORCE, chroot, chdir, uid, gid, umask, settings, debug)
+    _start("The log server", pid, FORCE, chroot, chdir, uid, gid, umask, settings, debug, 1)
 
 
 def _relay_port(path: str) -> int | None:
@@ -390,6 +390,7 @@ def restart_command(
     gid: int | str | None = None,
     umask: Octal | None = None,
     debug: bool = False,
+    workers: int = 1,
 ) -> None:
     """Stops the server when it is running, and starts it.
 
@@ -405,13 +406,14 @@ def restart_command(
         -gid GROUP: become this group (name or number) once the port is bound
         -umask OCTAL: permissions that new files do not get
         -debug: stay in the foreground, log to the terminal too, load handlers again when they change
+        -workers NUMBER: processes that share the work; their states have to be in a database
     """
     from lamson import utils
 
     if ALL is not None:
         _stop_all(ALL, KILL)
     _stop([utils.real_path(pid, chdir, chroot)], KILL)
-    start_command(pid, FORCE, chroot, chdir, boot, uid, gid, umask, debug)
+    start_command(pid, FORCE, chroot, chdir, boot, uid, gid, umask, debug, workers)
 
 
 def routes_command(path: str = ".", test: str | None = None, TRAILING: Sequence[str] = ("config.testing",)) -> None:
@@ -588,6 +590,7 @@ def start_command(
     gid: int | str | None = None,
     umask: Octal | None = None,
     debug: bool = False,
+    workers: int = 1,
 ) -> None:
     """Starts the server of the project in this folder, in the background.
 
@@ -596,6 +599,9 @@ def start_command(
 
     With -uid and -gid the port may be a low one: it is bound first. The folders run, logs and app/data have to belong
     to that user.
+
+    With -workers the process in the pid file looks after the others, and starts a new one when one of them dies. Memory
+    is not shared: what handlers keep in variables, each worker has for itself.
 
     Options:
         -pid FILE: the file to keep the process number in, counted from -chdir
@@ -607,6 +613,7 @@ def start_command(
         -gid GROUP: become this group (name or number) once the port is bound
         -umask OCTAL: permissions that new files do not get
         -debug: stay in the foreground, log to the terminal too, load handlers again when they change
+        -workers NUMBER: processes that share the work; their states have to be in a database
     """
     from lamson import utils
 
@@ -617,14 +624,14 @@ def start_command(
     def settings() -> Any:
         return utils.import_settings(True, boot_module=boot)
 
-    _start("Lamson", pid, FORCE, chroot, chdir, uid, gid, umask, settings, debug)
+    _start("Lamson", pid, FORCE, chroot, chdir, uid, gid, umask, settings, debug, workers)
 
 
 def _start(name: str, *options: Any) -> None:
     """Start a server with the options of `utils.start_server`, and say where it listens."""
     from lamson import utils
 
-    *_, debug = options
+    debug = options[-2]
     try:
         where = utils.start_server(*options)
     except utils.ServerError as error:

@@ -74,6 +74,7 @@ class Connection(smtp.SMTP):
         options.setdefault("enable_SMTPUTF8", True)
         super().__init__(handler, **options)
         self._connections: set[Connection] = getattr(handler, "connections", set())
+        self._workers: int = getattr(handler, "workers", 1)
         self._neighbours: Counter[str] = Counter()
         self._buffer = bytearray()
 
@@ -295,8 +296,9 @@ class Connection(smtp.SMTP):
             return
         self._talking = True
         self._count(+1)
-        limit = self.limits.connections_allowed(self._counted_as)
-        if 0 < self.limits.connection_limit < len(self._connections):
+        # Each of several processes grants its share.
+        limit = -(-self.limits.connections_allowed(self._counted_as) // self._workers)
+        if 0 < -(-self.limits.connection_limit // self._workers) < len(self._connections):
             log.warning("refused: %s, for there are %d connections", self.session.peer, len(self._connections) - 1)
             self._say_goodbye("4.3.2 Too many connections, try again later")
         elif 0 < limit < self._neighbours[self._counted_as]:

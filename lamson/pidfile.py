@@ -98,7 +98,10 @@ class RunningServer:
     def signal(self, KILL: bool = False) -> None:
         """Ask the process to end (SIGTERM), or end it (SIGKILL). Raises ServerError when it is not ours to end."""
         try:
-            os.kill(self.number, signal.SIGKILL if KILL else signal.SIGTERM)
+            if KILL and os.getpgid(self.number) == self.number:
+                os.killpg(self.number, signal.SIGKILL)  # its workers as well
+            else:
+                os.kill(self.number, signal.SIGKILL if KILL else signal.SIGTERM)
         except ProcessLookupError:
             pass  # it ended just now
         except PermissionError:

@@ -132,6 +132,7 @@ class SMTPReceiver:
     client may do and how it may come in: the fields of `lamson.limits.Limits`.
     """
 
+    name = "SMTP"
     protocol: type[SMTPProtocol] = SMTPProtocol
 
     def __init__(
@@ -148,6 +149,7 @@ class SMTPReceiver:
         self.port = port
         self.unknown_recipients = unknown_recipients
         self.limits = Limits(**limits)
+        self.workers = 1  # processes that share the port, and so the number of connections
         self._tls_context: ssl.SSLContext | None = None
         self._template: SMTPProtocol | None = None
         self.retries = RetryQueue(retry_queue, route_again, give_up) if retry_queue else None
@@ -157,6 +159,11 @@ class SMTPReceiver:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._pool: HandlerPool | None = None
+
+    @property
+    def where(self) -> str:
+        """What clients connect to, for people."""
+        return f"{self.host}:{self.port}"
 
     def bind(self) -> None:
         """Bind the port, on every address that `host` has. Raises OSError that names host and port.
@@ -195,7 +202,7 @@ class SMTPReceiver:
         self._in_loop(self._serve())
         if self.retries:
             self.retries.start()
-        log.info("listening: SMTP on %s:%s", self.host, self.port)
+        log.info("listening: %s on %s", self.name, self.where)
 
     async def _serve(self) -> None:
         assert self._loop is not None
@@ -319,10 +326,17 @@ class LMTPReceiver(SMTPReceiver):
     left behind is replaced. Who may connect follows from the permissions of its folder.
     """
 
+    name = "LMTP"
     protocol = LMTPProtocol
 
     def __init__(self, host: str = "127.0.0.1", port: int = 8824, **settings: Any):
         super().__init__(host, port, **settings)
+        self._bound_by: int | None = None  # the process that has made the socket's file
+
+    @property
+    def where(self) -> str:
+        """What clients connect to, for people."""
+        return self.host if "/" in self.host else super().where
 
     def bind(self) -> None:
         """Bind the port or the socket. Raises OSError that names it."""
@@ -331,13 +345,14 @@ class LMTPReceiver(SMTPReceiver):
         elif not self._sockets:
             try:
                 self._sockets.append(_listen_on_path(self.host))
+                self._bound_by = os.getpid()
             except OSError as error:
                 raise OSError(error.errno, f"cannot listen on {self.host}: {error.strerror}") from error
 
     def close(self) -> None:
         """As SMTPReceiver, and the socket's file goes."""
         super().close()
-        if "/" in self.host:
+        if self._bound_by == os.getpid():  # and not one worker of several, which another one may replace
             Path(self.host).unlink(missing_ok=True)
 
     async def handle_DATA(self, server, session, envelope) -> list[str]:
@@ -406,6 +421,11 @@ class QueueReceiver:
         self.queue_dir = queue_dir
         self.sleep = sleep
         self._closing = threading.Event()
+
+    @property
+    def where(self) -> str:
+        """Where mail comes from, for people."""
+        return f"queue {self.queue_dir}"
 
     def bind(self) -> None:
         """Nothing to bind: a queue has no port."""

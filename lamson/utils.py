@@ -17,18 +17,15 @@ import importlib
 import logging
 import os
 import pwd
-import signal
 import stat
 import sys
-import threading
-import traceback
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from lamson.errors import LamsonError
 from lamson.pidfile import PidFile, ServerError, check_for_pid, find_server
+from lamson.startup import explained
 
 if TYPE_CHECKING:
     from daemon import DaemonContext
@@ -211,8 +208,11 @@ def start_server(
     umask: int | None,
     settings_loader: Callable[[], Any],
     debug: bool,
+    workers: int = 1,
 ) -> str:
     """Run ``settings_loader().receiver`` in a daemon process, and return where it listens, once it does.
+
+    `workers` is how many processes share the work; with more than one, the daemon process looks after them.
 
     With `debug` there is no daemon: it runs in this process, logs to the terminal as well, loads handlers again when
     they change, and returns when SIGINT (ctrl-c) or SIGTERM has ended it. Only for the main thread.
@@ -227,8 +227,16 @@ def start_server(
     folder = real_path(os.curdir, chdir, chroot)
     if not os.path.isdir(folder):
         raise ServerError(f"There is no folder {folder}.")
+    if workers < 1 or (debug and workers > 1):
+        raise ServerError(f"{workers} workers make no sense{' with -debug, which is for one process' * debug}.")
     user, group = user_and_group(uid, gid)
     pid_file = PidFile(real_path(pid, chdir, chroot))
+
+    def become() -> None:
+        if user is not None or group is not None:
+            _hand_over(pid_file, -1 if user is None else user, -1 if group is None else group)
+            drop_priv(user, group)
+
     with explained():
         check_for_pid(pid_file.path, force)
         pid_file.hold()
@@ -241,7 +249,7 @@ def start_server(
             os.chdir(inside)
             if umask is not None:
                 os.umask(umask)
-            return _serve(lambda: _in_the_open(settings_loader), pid_file, user, group, lambda where: None)
+            return _serve(lambda: _in_the_open(settings_loader), become, lambda where: None)
 
     sys.stdout.flush()
     sys.stderr.flush()
@@ -258,7 +266,7 @@ def start_server(
         with explained():
             daemonize(pid_file, chdir, chroot, umask, [writing])
         detached = True
-        _serve(settings_loader, pid_file, user, group, lambda where: _report(writing, f"listening {where}"))
+        _serve(settings_loader, become, lambda where: _report(writing, f"listening {where}"), workers)
     except ServerError as error:
         if detached:  # or else it would be on the terminal, where the report is shown anyway
             log.critical("failed: %s", error, exc_info=error.__cause__)
@@ -266,6 +274,12 @@ def start_server(
         _report(writing, f"failed {error}")
         sys.exit(1)
     sys.exit(0)
+
+
+def _serve(*arguments: Any) -> str:
+    from lamson.serving import serve
+
+    return serve(*arguments)
 
 
 def _report(writing: int, text: str) -> None:
@@ -291,100 +305,6 @@ def _wait_for(child: int, reading: int, pid: str) -> str:
     return text
 
 
-def _serve(
-    settings_loader: Callable[[], Any],
-    pid_file: PidFile,
-    user: int | None,
-    group: int | None,
-    ready: Callable[[str], None],
-) -> str:
-    """Serve in this process until a signal ends it. `ready` is called with the place once clients can connect."""
-    from lamson.routing import Router
-    from lamson.server import QueueReceiver, Relay, SMTPReceiver
-
-    settings = _load(settings_loader)
-    receiver, relay = settings.receiver, getattr(settings, "relay", None)
-    with explained():
-        receiver.bind()
-    if user is not None or group is not None:
-        _hand_over(pid_file, -1 if user is None else user, -1 if group is None else group)
-        drop_priv(user, group)
-    with explained("The state storage cannot be prepared" + ("" if user is None else f" as user {user}") + ": "):
-        Router.STATE_STORE.prepare()
-    for queue in (Router.UNDELIVERABLE_QUEUE, getattr(relay, "outgoing", None), getattr(receiver, "retries", None)):
-        folder = getattr(queue, "dir", None)
-        if folder and not os.access(os.path.join(folder, "new"), os.W_OK | os.X_OK):
-            raise ServerError(f"User {os.geteuid()} may not write to {folder}, where mail is kept.")
-    # Until here a signal just ends the process; from here on there may be mail in hand. A handler of signals runs
-    # between any two steps of the main thread, so all that it does is to write a byte.
-    waiting, waking = os.pipe()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os.write(waking, b"."))
-    if isinstance(receiver, SMTPReceiver):
-        signal.signal(signal.SIGHUP, lambda *_: os.write(waking, b"c"))
-
-    worker = None
-    if isinstance(receiver, QueueReceiver):
-        worker = threading.Thread(target=_work, args=(receiver, waking), name="lamson-queue")
-        worker.start()
-        where = f"queue {receiver.queue_dir}"
-    else:
-        receiver.start()
-        where = f"{receiver.host}:{receiver.port}"
-    if isinstance(relay, Relay):  # what it could not deliver before is tried again
-        relay.start()
-    ready(f"{where}, pid {os.getpid()}")
-    log.info("started: %s, pid %d", where, os.getpid())
-
-    _until_told(waiting, receiver)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second ctrl-c waits for nobody
-    log.info("stopping: no more mail is taken, what is being handled is finished")
-    # At the same time, since each may wait for a while for what it has in hand.
-    retrying = threading.Thread(target=relay.close) if isinstance(relay, Relay) else None
-    if retrying is not None:
-        retrying.start()
-    receiver.close()
-    if worker is not None:
-        worker.join()
-    if retrying is not None:
-        retrying.join()
-    log.info("stopped: %s", where)
-    return where
-
-
-def _until_told(waiting: int, receiver: Any) -> None:
-    """Wait for a signal to stop. SIGHUP has the certificate read again, and nobody who is connected notices."""
-    while os.read(waiting, 1) == b"c":
-        try:
-            receiver.reload_certificate()
-        except OSError as error:
-            log.error("failed: the old certificate stays: %s", error)
-
-
-def _work(receiver: Any, waking: int) -> None:
-    try:
-        receiver.start()
-    except (Exception, SystemExit):  # a thread would end on a handler's sys.exit() without a word
-        log.critical("failed: the receiver has ended, and so does the server", exc_info=True)
-    finally:
-        os.write(waking, b".")
-
-
-def _load(settings_loader: Callable[[], Any]) -> Any:
-    """Return the settings, with a receiver. A handler that cannot be imported is an error here, and not only logged."""
-    from lamson.routing import Router
-
-    Router.LOG_EXCEPTIONS = False
-    try:
-        with explained():
-            settings = settings_loader()
-    finally:
-        Router.LOG_EXCEPTIONS = True
-    if getattr(settings, "receiver", None) is None:
-        raise ServerError("The boot module has set no settings.receiver, so there is nothing to start.")
-    return settings
-
-
 def _in_the_open(settings_loader: Callable[[], Any]) -> Any:
     """Load the settings for somebody who watches: handlers are loaded again on change, the log is on the terminal."""
     from lamson.routing import Router
@@ -399,37 +319,6 @@ def _in_the_open(settings_loader: Callable[[], Any]) -> Any:
     if root.level > logging.INFO:
         root.setLevel(logging.INFO)
     return settings
-
-
-@contextmanager
-def explained(what: str = "") -> Iterator[None]:
-    """Make a ServerError, one line for people, of whatever goes wrong inside: where it was in the project, and what."""
-    try:
-        yield
-    except ServerError:
-        raise
-    except (Exception, SystemExit) as error:
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        place = _place(error)
-        if place:
-            text = f"{place}: {type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else text}"
-        elif isinstance(error, OSError):
-            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or text
-        elif not isinstance(error, LamsonError):
-            text = f"{type(error).__name__}: {text}"
-        raise ServerError(what + text) from error
-
-
-def _place(error: BaseException) -> str | None:
-    """Return the file and line of the project, which is in the current folder, where the error comes from."""
-    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    if isinstance(error, SyntaxError):
-        places.append((error.filename or "", error.lineno))
-    folder = os.path.join(os.getcwd(), "")
-    # Python and Lamson may be installed inside the folder.
-    others = (os.path.dirname(os.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
-    own = [place for place in places if place[0].startswith(folder) and not place[0].startswith(others)]
-    return f"{own[-1][0].removeprefix(folder)}:{own[-1][1]}" if own else None
 
 
 def _hand_over(pid_file: PidFile, user: int, group: int) -> None:

@@ -40,11 +40,11 @@ OPTIONS = {
     "help": "for",
     "log": "port host chroot chdir uid gid umask pid FORCE debug queue",
     "queue": "pop get keys remove count clear list retry boot name",
-    "restart": "pid KILL ALL FORCE chroot chdir boot uid gid umask debug",
+    "restart": "pid KILL ALL FORCE chroot chdir boot uid gid umask debug workers",
     "routes": "path test TRAILING",
     "send": "port host username password ssl starttls debug sender to subject body attach",
     "sendmail": "port host debug TRAILING f t",
-    "start": "pid FORCE chroot chdir boot uid gid umask debug",
+    "start": "pid FORCE chroot chdir boot uid gid umask debug workers",
     "status": "pid",
     "stop": "pid KILL ALL",
     "syncdb": "",
@@ -414,7 +414,7 @@ def test_start_is_refused_when_boot_makes_no_receiver(project):
 
 def test_start_is_refused_when_the_states_have_no_place(project):
     (project / "app/data").rename(project / "app/elsewhere")
-    assert "The state storage cannot be prepared: There is no folder" in refused("start")
+    assert f"The state storage cannot be prepared as user {os.geteuid()}: There is no folder" in refused("start")
 
 
 def test_start_tells_when_the_process_dies_without_a_word(project):

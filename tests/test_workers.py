@@ -1,0 +1,254 @@
+"""Several processes that serve together, and the one that looks after them."""
+
+import os
+import re
+import signal
+import smtplib
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lamson.pidfile import find_server
+from processes import Shell, alive, eventually
+
+# Every message moves its sender one state further, round and round, and writes down where it was.
+ROUND = """
+import os
+from lamson.routing import route, route_like
+
+def note(message, state):
+    line = f"{message.route_from} {state} {os.getpid()}\\n".encode()
+    with open("run/notes", "ab", buffering=0) as notes:
+        notes.write(line)
+
+@route("(address)@(host)", address=".+")
+def START(message, address=None, host=None):
+    note(message, 0)
+    return FIRST
+
+@route_like(START)
+def FIRST(message, address=None, host=None):
+    note(message, 1)
+    return SECOND
+
+@route_like(START)
+def SECOND(message, address=None, host=None):
+    note(message, 2)
+    return START
+"""
+
+SLOW = """
+import time
+from lamson.routing import route, stateless
+
+@route("(address)@(host)", address=".+")
+@stateless
+def START(message, address=None, host=None):
+    open("run/begun", "w").close()
+    time.sleep(1)
+    open("run/done", "w").close()
+"""
+
+
+class Project:
+    """A generated project with two workers. `pid` is the parent's, `workers` are the pids of the others."""
+
+    def __init__(self, shell: Shell, handler: str = ROUND):
+        self.shell = shell
+        shell.run("lamson gen -project project")
+        shell.run("cd project")
+        self.folder = shell.folder
+        (self.folder / "app/handlers/sample.py").write_text(handler)
+        settings = self.folder / "config/settings.py"
+        settings.write_text(settings.read_text().replace('"port": 8823', '"port": 0'))
+
+    def start(self, *options: str) -> "Project":
+        said = self.shell.run(" ".join(["lamson start -workers 2", *options]))
+        found = re.search(r"^Lamson listens on localhost:(\d+), pid (\d+), with 2 workers\.$", said, re.MULTILINE)
+        assert found, said
+        self.port, self.pid = int(found[1]), int(found[2])
+        return self
+
+    @property
+    def workers(self) -> list[int]:
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
+    def log(self) -> str:
+        return (self.folder / "logs/lamson.log").read_text()
+
+    def send(self, sender: str = "a@example.org", count: int = 1) -> None:
+        for _ in range(count):
+            client = smtplib.SMTP("127.0.0.1", self.port, timeout=60)
+            client.sendmail(sender, ["list@test.com"], b"Subject: Hi\r\n\r\nHello.\r\n")
+            client.close()  # a server that stops does not wait for QUIT
+
+    def notes(self) -> list[list[str]]:
+        path = self.folder / "run/notes"
+        return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture
+def shell(tmp_path):
+    with Shell(tmp_path) as shell:
+        yield shell
+
+
+@pytest.fixture
+def project(shell):
+    return Project(shell)
+
+
+def test_workers_share_the_port_and_every_senders_state_is_exact(project):
+    project.start()
+    assert len(project.workers) == 2
+    senders = [f"{name}@example.org" for name in "abcdef"]
+    # Two clients for each sender, so that one sender's messages come to both workers at once.
+    threads = [threading.Thread(target=project.send, args=[sender, 30]) for sender in senders * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    notes = project.notes()
+    for sender in senders:
+        assert [int(state) for who, state, _ in notes if who == sender] == [number % 3 for number in range(60)]
+    assert set(Counter(pid for *_, pid in notes)) == set(map(str, project.workers)), "both have worked"
+    assert project.shell.run("lamson status") == f"Lamson is running, pid {project.pid} (./run/smtp.pid).\n"
+    workers = project.workers
+    project.shell.run("lamson stop")
+    assert not any(map(alive, [project.pid, *workers])) and not (project.folder / "run/smtp.pid").exists()
+    assert "ERROR" not in project.log() and "stopped: all workers on localhost" in project.log()
+
+
+def test_a_worker_that_dies_is_replaced_and_the_others_go_on(project):
+    project.start()
+    killed, other = project.workers
+    os.kill(killed, signal.SIGKILL)
+    project.send(count=5)
+    eventually(lambda: len(project.workers) == 2 and killed not in project.workers, "another worker")
+    assert other in project.workers
+    assert f"died: the worker with pid {killed}, by SIGKILL" in project.log()
+    eventually(lambda: project.log().count("started: localhost") == 3, project.log)
+    new = next(pid for pid in project.workers if pid != other)
+    os.kill(other, signal.SIGSTOP)  # what comes now is for the new one alone
+    try:
+        project.send(count=3)
+    finally:
+        os.kill(other, signal.SIGCONT)
+    assert Counter(pid for *_, pid in project.notes())[str(new)] >= 3
+
+
+def test_a_worker_that_dies_again_and_again_is_started_less_and_less_often(project):
+    project.start()
+    for _ in range(3):
+        workers = project.workers
+        os.kill(workers[0], signal.SIGKILL)
+        eventually(lambda: len(project.workers) == 2 and workers[0] not in project.workers, "another worker")  # noqa: B023
+    pauses = re.findall(r"another one starts in (\d+) seconds", project.log())
+    assert pauses == ["0", "1", "2"]
+
+
+def test_stop_lets_every_worker_finish_what_it_is_handling(shell):
+    project = Project(shell, SLOW).start()
+    sending = threading.Thread(target=project.send)
+    sending.start()
+    eventually((project.folder / "run/begun").exists, "the handler begins")
+    project.shell.run("lamson stop")
+    assert (project.folder / "run/done").exists()
+    sending.join()
+
+
+def test_workers_end_when_their_parent_is_killed_and_finish_what_they_have_in_hand(shell):
+    project = Project(shell, SLOW).start()
+    workers = project.workers
+    sending = threading.Thread(target=project.send)
+    sending.start()
+    eventually((project.folder / "run/begun").exists, "the handler begins")
+    os.kill(project.pid, signal.SIGKILL)
+    assert find_server(str(project.folder / "run/smtp.pid")), "as long as a worker lives, no other server starts"
+    eventually(lambda: not any(map(alive, workers)), "the end of the workers")
+    assert (project.folder / "run/done").exists()
+    sending.join()
+    project.start()
+
+
+def test_stop_with_kill_ends_the_workers_as_well(shell):
+    project = Project(shell, SLOW).start()
+    workers = project.workers
+    project.shell.run("lamson stop -KILL")
+    assert not any(map(alive, [project.pid, *workers]))
+
+
+def test_states_that_only_one_process_knows_are_refused(project):
+    boot = project.folder / "config/boot.py"
+    memory = "\nfrom lamson.routing import MemoryStorage\nRouter.STATE_STORE = MemoryStorage()\n"
+    boot.write_text(boot.read_text() + memory)
+    said = project.shell.run("lamson start -workers 2", code=1)
+    assert "Several workers need one place for the senders' states, and MemoryStorage is for one process." in said
+    assert project.shell.run("lamson start").startswith("Lamson listens on")
+
+
+@pytest.mark.parametrize("options", ["-workers 0", "-workers 2 -debug"])
+def test_numbers_of_workers_that_make_no_sense_are_refused(project, options):
+    assert "workers make no sense" in project.shell.run(f"lamson start {options}", code=1)
+
+
+def test_a_worker_that_cannot_serve_stops_the_start(project):
+    settings = project.folder / "config/settings.py"
+    settings.write_text(settings.read_text().replace("app/data/lamson.db", "nowhere/lamson.db"))
+    said = project.shell.run("lamson start -workers 2", code=1)
+    assert "The state storage cannot be prepared" in said and "nowhere" in said
+    eventually(lambda: not project.shell.left(), "the end of all processes")
+    assert not (project.folder / "run/smtp.pid").exists()
+
+
+def test_a_limit_of_connections_is_one_for_all_workers_together(project):
+    settings = project.folder / "config/settings.py"
+    settings.write_text(settings.read_text().replace('"port": 0', '"port": 0, "connection_limit": 4'))
+    project.start()
+    clients, refused = [], 0
+    try:
+        for _ in range(40):
+            client = smtplib.SMTP(timeout=60)
+            clients.append(client)
+            refused += client.connect("127.0.0.1", project.port)[0] == 421
+        assert len(clients) - refused <= 4 and refused
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_a_hangup_reaches_every_worker(project):
+    key = project.folder / "key.pem"
+    key.write_bytes((Path(__file__).parent / "certs/one.pem").read_bytes())
+    settings = project.folder / "config/settings.py"
+    settings.write_text(settings.read_text().replace('"port": 0', '"port": 0, "certificate": "key.pem"'))
+    project.start()
+    os.kill(project.pid, signal.SIGHUP)
+    eventually(lambda: project.log().count("reloaded: the certificate") == 2, project.log)
+    assert len(project.workers) == 2
+
+
+def test_queue_receivers_work_on_one_queue_together(project):
+    boot = (project.folder / "config/boot.py").read_text()
+    receiver = 'from lamson.server import QueueReceiver\nsettings.receiver = QueueReceiver("run/work", sleep=0.1)\n'
+    (project.folder / "config/queue.py").write_text(boot + receiver)
+    send = (
+        "from lamson.mail import MailRequest; from lamson.queue import Queue; queue = Queue('run/work')\n"
+        "for n in range(60): queue.push(MailRequest('q', f'{n % 6}@example.org', 'list@test.com', b'Hi.'))"
+    )
+    subprocess.run([sys.executable, "-c", send], cwd=project.folder, check=True)
+    said = project.shell.run("lamson start -workers 2 -boot config.queue -pid run/queue.pid")
+    assert "Lamson listens on queue run/work, pid" in said
+    eventually(lambda: len(project.notes()) == 60, lambda: str(project.notes()))
+    time.sleep(0.3)
+    notes = project.notes()
+    assert len(notes) == 60
+    for number in range(6):
+        states = [int(state) for who, state, _ in notes if who == f"{number}@example.org"]
+        assert states == [step % 3 for step in range(10)]
+    project.shell.run("lamson stop -pid run/queue.pid")
