@@ -27,13 +27,14 @@ import sqlalchemy
 from sqlalchemy import Column, Engine, MetaData, Table, Text, bindparam
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
-from sqlalchemy.pool import SingletonThreadPool, StaticPool
+from sqlalchemy.pool import QueuePool, SingletonThreadPool, StaticPool
 
 from lamson.errors import MisuseError
 from lamson.filelocks import file_locks
-from lamson.routing import ROUTE_FIRST_STATE, StateStorage
+from lamson.routing import ROUTE_FIRST_STATE, Router, StateStorage
 from lamson.rows import KEY, Rows, digest, is_linked
 from lamson.schema import need_folder
+from lamson.sessions import Sessions, call_sessions
 from lamson.states import Beyond, KeyedLocks
 from lamson.threadlink import AdvisoryLocks, ThreadLink, forget_the_pool_after_fork
 
@@ -49,17 +50,25 @@ CONFIG_KEYS = ("metadata", "url", "log_level")
 class Database:
     """What `configure_database` returns.
 
-    `engine` is SQLAlchemy's engine. `session` is a ``scoped_session``: each thread that calls it gets a session of its
-    own. Leave it by ``with``, since a transaction left open keeps other writers waiting:
+    `engine` is SQLAlchemy's engine. `session` is a ``scoped_session``: each call of a handler has a session of its own.
+    It is committed when the handler returns, and rolled back when it raises (`lamson.sessions`):
+
+        settings.database.session.add(Subscription(address=message.route_from))
+
+    Outside of handlers each thread has one. Leave that by ``with``, since a transaction left open keeps other writers
+    waiting:
 
         with settings.database.session() as session, session.begin():
-            session.add(Subscription(address=message.route_from))
+            session.add(Subscription(address="zed@example.com"))
     """
 
     def __init__(self, engine: Engine, metadata: MetaData | None = None):
         self.engine = engine
         self.metadata = metadata
-        self.session: scoped_session[Session] = scoped_session(sessionmaker(engine))
+        make = sessionmaker(engine)
+        self.sessions = Sessions(make)
+        self.session: scoped_session[Session] = scoped_session(make)
+        self.session.registry = self.sessions
 
     def create_tables(self) -> None:
         """Makes the tables of `metadata` that are missing. Leaves those alone that are there."""
@@ -73,8 +82,10 @@ def configure_database(config: Mapping[str, Any], also_create: bool = False) -> 
     `config` has the keys
 
     * ``url``: where the database is, as SQLAlchemy writes it: ``sqlite:///app/data/lamson.db``.
-    * ``metadata``: the ``MetaData`` that holds your tables; may be left out by those who have none.
+    * ``metadata``: the ``MetaData`` that holds your tables, or the declarative base of your classes; may be left out.
     * ``log_level``: the level for the log of SQL statements, ``sqlalchemy.engine``. ``logging.INFO`` shows each.
+
+    Handlers of the Router have its sessions from now on, see `Database`.
 
     Raises `MisuseError` for another key, or without a ``url``. Without `also_create` it does not connect.
     """
@@ -86,7 +97,10 @@ def configure_database(config: Mapping[str, Any], also_create: bool = False) -> 
 
     if config.get("log_level") is not None:
         logging.getLogger("sqlalchemy.engine").setLevel(config["log_level"])
-    database = Database(_engine(config["url"]), config.get("metadata"))
+    metadata = config.get("metadata")
+    database = Database(_engine(config["url"]), getattr(metadata, "metadata", metadata))
+    if call_sessions not in Router.AROUND:
+        Router.AROUND.append(call_sessions)
     if also_create:
         database.create_tables()
     return database
@@ -111,7 +125,7 @@ class SQLAlchemyStorage(Rows, StateStorage):
     names = ("state_key", "sender")
 
     def __init__(self, bind: "Database | Engine | str | sqlalchemy.URL"):
-        super().__init__(_engine_of(bind, type(self)))
+        super().__init__(_engine_of(bind, type(self)), bind.sessions if isinstance(bind, Database) else None)
         beyond: Beyond | None = None
         self._slots = 1 << 62
         if isinstance(self._way, ThreadLink) and self.engine.dialect.name == "sqlite":
@@ -181,7 +195,7 @@ class SQLAlchemyConfirmationStorage(Rows):
     names = ("target", "sender")
 
     def __init__(self, bind: "Database | Engine | str | sqlalchemy.URL"):
-        super().__init__(_engine_of(bind, type(self)))
+        super().__init__(_engine_of(bind, type(self)), bind.sessions if isinstance(bind, Database) else None)
         forget = sqlalchemy.delete(self.table).where(self.table.c.pending_id == bindparam("gone"))
         self._forget = self._way.statement(forget)
 
@@ -228,7 +242,14 @@ def _engine(url: str | sqlalchemy.URL) -> Engine:
         # Each connection to memory is a database of its own, so that all threads have to share one.
         engine = sqlalchemy.create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
     else:
-        engine = sqlalchemy.create_engine(url)
+        options: dict[str, Any] = {}
+        dialect: Any = url.get_dialect()
+        if issubclass(dialect.get_pool_class(url), QueuePool):
+            # Handlers' threads are limited in number. A second limit would let some of them wait for others in vain.
+            options["max_overflow"] = -1
+        if url.get_backend_name() != "sqlite":
+            options["pool_pre_ping"] = True  # a database that was restarted fails no handler afterwards
+        engine = sqlalchemy.create_engine(url, **options)
     _harden(engine)
     return engine
 

@@ -182,6 +182,8 @@ class RoutingBase:
     * `LOG_EXCEPTIONS`: log what a function raises (servers); False raises it to the caller of `deliver` (tests).
     * `LOCKING`: ``'all'`` runs one function at a time, as Lamson always did. ``'sender'`` runs those of different
       senders side by side, so that a slow one does not make strangers wait: for handlers that are safe in threads.
+    * `AROUND`: what makes a context manager in which each function runs, inside the lock and before its sender's state
+      changes: one that raises at the end makes the function fail. ``django.db.transaction.atomic`` is one.
     * `TIMEOUT`: seconds after which the log tells that a function is still running, and where. 0 is never.
     """
 
@@ -194,6 +196,7 @@ class RoutingBase:
         self.UNDELIVERABLE_QUEUE: Any = None
         self.LOCKING = "all"
         self.TIMEOUT: float = 60
+        self.AROUND: list[Callable[[], contextlib.AbstractContextManager]] = []
         self.CALL_LOCK = threading.RLock()
         self._watch = Watch(lambda: self.TIMEOUT)
         self._table = RouteTable()
@@ -369,7 +372,7 @@ class RoutingBase:
     def _call(self, func: Handler, message: Any, kwargs: dict[str, Any], outcome: Outcome) -> None:
         token = self._watch.begin(lambda: _call_name(func, message, outcome))
         try:
-            next_state = func(message, **kwargs)
+            next_state = self._call_around(func, message, kwargs)
             if next_state is not None and not lamson_setting(func, "stateless"):
                 self._follow(func, next_state, message)
             outcome.handled = True
@@ -387,6 +390,16 @@ class RoutingBase:
                 raise
         finally:
             self._watch.end(token)
+
+    def _call_around(self, func: Handler, message: Any, kwargs: dict[str, Any]) -> Any:
+        if not self.AROUND:
+            return func(message, **kwargs)
+        next_state = None
+        with contextlib.ExitStack() as stack:
+            for around in self.AROUND:
+                stack.enter_context(around())
+            next_state = func(message, **kwargs)
+        return next_state
 
     def _follow(self, func: Handler, next_state: Any, message: Any) -> None:
         if not callable(next_state) or not hasattr(next_state, "__name__"):

@@ -4,7 +4,10 @@
 address may be longer than what a database can index (PostgreSQL: 2,700 bytes). The texts are in columns of their own
 for people who look into the table.
 
-SQLite files and PostgreSQL are reached by `lamson.threadlink`, all other databases, and SQLite in memory, as
+A handler that has a transaction open in its session (`lamson.sessions`) gets what it does here into the same one: it is
+saved or undone with the rest, and SQLite, which has one writer at a time, does not wait for it in vain.
+
+Otherwise SQLite files and PostgreSQL are reached by `lamson.threadlink`, all other databases, and SQLite in memory, as
 SQLAlchemy does it.
 """
 
@@ -21,6 +24,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import StaticPool
 
 from lamson import schema
+from lamson.sessions import Sessions
 from lamson.threadlink import Statement, ThreadLink, thread_link
 
 KEY = LargeBinary(16).with_variant(mysql.BINARY(16), "mysql", "mariadb")
@@ -33,9 +37,10 @@ class Rows:
     table: Table
     names: tuple[str, str]
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: Engine, sessions: Sessions | None = None):
         super().__init__()
         self.engine = engine
+        self._sessions = sessions
         self._prepared = False
         self._preparing = threading.Lock()
         self._way: ThreadLink | Pooled = thread_link(engine) if is_linked(engine) else Pooled(engine)
@@ -84,6 +89,8 @@ class Rows:
     def _run(self, statement: Statement, values: Any, again: bool = True) -> tuple[list[Any], int]:
         if not self._prepared:
             self.prepare()
+        if self._sessions is not None and (session := self._sessions.of_call()) is not None:
+            return results(session.connection(), statement, values)
         return self._way.run(statement, values, again)
 
     def _update_or_insert(self, row: dict[str, Any], values: dict[str, str]) -> None:

@@ -811,3 +811,51 @@ class TestModules:
         (app / "one.py").unlink()
         Router.reload()
         assert list(Router.match("one@test.com"))
+
+
+class TestAround:
+    """What every function is called in."""
+
+    def test_it_is_entered_in_order_and_left_before_the_state_changes(self, fresh_router):
+        seen = []
+
+        @contextlib.contextmanager
+        def around(name):
+            seen.append(f"enter {name}")
+            yield
+            seen.append(f"leave {name} in {Router.get_state(__name__, message)}")
+
+        def AFTER(message):
+            """A state to go to."""
+
+        @route("around@example.com")
+        def START(message):
+            seen.append("call")
+            return AFTER
+
+        Router.AROUND = [lambda: around(1), lambda: around(2)]
+        message = MailRequest("", "zed@example.com", "around@example.com", b"")
+        Router.deliver(message)
+        assert seen == ["enter 1", "enter 2", "call", "leave 2 in START", "leave 1 in START"]
+        assert Router.get_state(__name__, message) == "AFTER"
+
+    def test_one_that_fails_at_the_end_makes_the_function_fail(self, fresh_router, tmp_path):
+        @contextlib.contextmanager
+        def around():
+            yield
+            raise OSError("no space left")
+
+        def AFTER(message):
+            """A state to go to."""
+
+        @route("around@example.com")
+        def START(message):
+            return AFTER
+
+        Router.AROUND = [around]
+        Router.UNDELIVERABLE_QUEUE = Queue(tmp_path / "undeliverable")
+        message = MailRequest("", "zed@example.com", "around@example.com", b"")
+        (outcome,) = Router.deliver_each(message)
+        assert isinstance(outcome.error, OSError)
+        assert (outcome.handled, outcome.queued) == (False, True)
+        assert Router.get_state(__name__, message) == "START"
