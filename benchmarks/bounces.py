@@ -29,11 +29,14 @@ import traceback
 from pathlib import Path
 
 from flufl.bounce import all_failures
+from frame import figure, ratio
 
 from lamson.mail import MailRequest
 
 logging.getLogger("flufl.bounce").setLevel(logging.CRITICAL)
 
+# In percent of the messages; exceptions are counted.
+WANTED = {"recognised": ">= 97", "right": ">= 95", "address": ">= 90", "exceptions": "<= 0"}
 CLASSES = {"5xx": "hard", "4xx": "soft"}
 
 
@@ -94,6 +97,22 @@ def line(label, figures, seconds, count):
     return f"{label:8} {'; '.join(shown)}; {count / max(seconds, 1e-9):.0f} messages/s"
 
 
+def tell(found):
+    """The figures that count: of Lamson alone, and beside flufl.bounce's when that was asked."""
+    figures, rate = found["lamson"]
+    for name, wanted in WANTED.items():
+        bad, total = figures[name]
+        share = 100 * (total - bad) / max(total, 1)
+        if "flufl" in found and name != "exceptions":
+            their_bad, their_total = found["flufl"][0][name]
+            theirs = 100 * (their_total - their_bad) / max(their_total, 1)
+            figure(f"{name}, of {total}; flufl.bounce {theirs:.1f}%", share, "%", wanted)
+        else:
+            figure(f"{name}, of {total}", bad if name == "exceptions" else share, "%" * (name != "exceptions"), wanted)
+    if "flufl" in found:
+        ratio("messages", rate, "flufl.bounce", found["flufl"][1])
+
+
 def read_ham(path):
     """Name and bytes of each message."""
     if path.is_dir():
@@ -130,11 +149,13 @@ def main():
     if options.halves:
         sets["even"] = [path for path in files if number(path) % 2 == 0]
         sets["odd"] = [path for path in files if number(path) % 2 == 1]
+    found = {}
     for name, ask in (("lamson", ask_lamson), *([("flufl", ask_flufl)] if options.flufl else [])):
         print(f"--- {name}")
         for label, chosen in sets.items():
             figures, wrong, seconds = measure(ask, chosen, truth)
             print(line(label, figures, seconds, len(chosen)))
+            found.setdefault(name, (figures, len(chosen) / max(seconds, 1e-9)))
             if options.show and label == "all":
                 for figure, names in wrong.items():
                     print(f"  {figure}: {' '.join(names) or 'none'}")
@@ -149,6 +170,7 @@ def main():
             wrong = f"{len(flagged)} of {count} taken for a bounce; exceptions {len(exceptions)}"
             print(f"ham      {wrong}; {count / seconds:.0f} messages/s")
             print("".join(f"  {message}\n" for message in flagged), end="")
+    tell(found)
 
 
 if __name__ == "__main__":

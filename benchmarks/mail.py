@@ -35,7 +35,10 @@ import tarfile
 import time
 import warnings
 
+from frame import figure, missing, ratio
+
 CONTENT = ("content-type", "content-transfer-encoding", "content-disposition", "mime-version")
+WANTED = {"exceptions": "<= 0", "not exact": "<= 0"}
 COLUMNS = ("messages", "exceptions", "attachments", "text", "headers", "not exact", "full/s", "route/s")
 
 
@@ -221,6 +224,15 @@ def main():
         for engine in engines:
             row = results[engine][name]
             print(f"{name[-35:]:36}{engine:8}" + "".join(f"{row[column]:>12,}" for column in COLUMNS))
+    for name, ours in results["lamson"].items():
+        theirs = results["salmon"][name] if options.salmon else None
+        for column in ("exceptions", "attachments", "text", "headers", "not exact"):
+            figure(f"{name}: {column}, of {ours['messages']} messages", ours[column], "", WANTED.get(column, ""))
+        for column in ("full/s", "route/s"):
+            if theirs is not None:
+                ratio(f"{name}: {column[:-2]}", ours[column], "Salmon", theirs[column])
+    if not options.salmon:
+        missing("mail beside Salmon", "no interpreter with Salmon was named")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from frame import missing, ratio
+
 from lamson.mail import MailRequest
 from lamson.outgoing import RetryQueue
 from lamson.queue import Queue
@@ -175,15 +177,16 @@ def main() -> None:
     top = Path(tempfile.mkdtemp(prefix="lamson-queues-"))
     try:
         shallow, deep = (Bench(top, depth, options.messages) for depth in (SHALLOW, options.depth))
-        print(f"microseconds a message      {SHALLOW:>10,} {options.depth:>10,} messages deep      ratio")
         for name in ("push", "get", "get_claimed", "count", "pop", "drain", "look", "clear"):
             one, other = getattr(shallow, name)(), getattr(deep, name)()
-            print(f"{name.replace('_', ' '):27} {one:10.1f} {other:10.1f} {other / one:24.2f}", flush=True)
+            what = f"{name.replace('_', ' ')}, {options.depth:,} messages deep"
+            ratio(what, other, f"{SHALLOW} deep", one, "<= 1.5", "µs")
         ours = Bench(top, SALMON_DEPTH, options.messages).drain()
-        print(f"\ndrained at a depth of {SALMON_DEPTH:,}: {1e6 / ours:.0f} messages a second", flush=True)
+        what = f"drained at a depth of {SALMON_DEPTH:,}"
         if options.salmon:
-            theirs = salmon(options.salmon, top)
-            print(f"Salmon's pop and routing:      {theirs:.0f} messages a second\nratio: {1e6 / ours / theirs:.1f}")
+            ratio(what, 1e6 / ours, "Salmon's pop and routing", salmon(options.salmon, top), ">= 20")
+        else:
+            missing(f"{what} ({1e6 / ours:.0f}/s) beside Salmon", "no interpreter with Salmon was named")
     finally:
         shutil.rmtree(top)
         Router.clear_routes()

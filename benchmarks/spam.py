@@ -32,7 +32,11 @@ import tempfile
 import time
 from pathlib import PurePath
 
+from frame import missing, ratio
+
 COLUMNS = ("fp", "caught", "missed", "unsure", "ham?", "learn", "ask", "both", "MB")
+# Unit, and what is wanted of the ratio to SpamBayes' figure.
+TOLD = [("", wanted) for wanted in ("<= 1", ">= 1", "<= 1", "<= 1", "")] + [("/s", ">= 1")] * 3 + [("MB", "")]
 
 
 def read_mail(path):
@@ -183,6 +187,7 @@ def main():
         pickle.dump(mail, file, protocol=2)
         file.flush()
         print(f"{'':16}{'':12}" + "".join(f"{column:>8}" for column in COLUMNS))
+        table = {}
         for name, jobs in tasks.items():
             rounds = {"Lamson": [], "SpamBayes": []}
             for _ in range(options.rounds):
@@ -193,9 +198,19 @@ def main():
                     rounds["SpamBayes"].append(run_spambayes(options.spambayes, options.path, file.name, jobs))
             for engine, done in rounds.items():
                 if done:
-                    print(
-                        f"{name:16}{engine:12}" + "".join(f"{value:>8,}" for value in row(mail, jobs, done)), flush=True
-                    )
+                    table[name, engine] = row(mail, jobs, done)
+                    shown = "".join(f"{value:>8,}" for value in table[name, engine])
+                    print(f"{name:16}{engine:12}{shown}", flush=True)
+    for name in tasks:
+        if not options.spambayes:
+            missing(f"{name}: beside SpamBayes", "no Python 2.7 with SpamBayes was named")
+            continue
+        for number, (column, (unit, wanted)) in enumerate(zip(COLUMNS, TOLD, strict=True)):
+            ours, theirs = (table[name, engine][number] for engine in ("Lamson", "SpamBayes"))
+            if theirs:
+                ratio(f"{name}: {column}", ours, "SpamBayes", theirs, wanted, unit)
+            else:
+                missing(f"{name}: {column} beside SpamBayes", f"it has none to compare with; ours is {ours}")
 
 
 if __name__ == "__main__":
