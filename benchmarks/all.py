@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import frame
-
 import peers
 
 HERE = Path(__file__).resolve().parent

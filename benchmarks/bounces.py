@@ -29,8 +29,8 @@ import traceback
 from pathlib import Path
 
 from flufl.bounce import all_failures
-from frame import figure, ratio
 
+from frame import figure, ratio
 from lamson.mail import MailRequest
 
 logging.getLogger("flufl.bounce").setLevel(logging.CRITICAL)

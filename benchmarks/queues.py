@@ -20,7 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from frame import missing, ratio
-
 from lamson.mail import MailRequest
 from lamson.outgoing import RetryQueue
 from lamson.queue import Queue

@@ -17,9 +17,8 @@ import subprocess
 import tempfile
 import time
 
-from frame import missing, ratio
-
 import peers
+from frame import missing, ratio
 from lamson.mail import MailRequest
 from lamson.relay import Relay
 
