@@ -211,6 +211,10 @@ class Headers(dict[str, Any]):
         """Every value of a header, in order; an empty list when there is none."""
         return [self._text(field) for field in dict.get(self, normalize_header(name), ())]
 
+    def is_set(self, name: str) -> bool:
+        """Whether a value of this header was set since the message was read."""
+        return any(field.raw is None for field in dict.get(self, normalize_header(name), ()))
+
     def all_items(self) -> Iterator[tuple[str, str]]:
         """Every header with its name as a key, in the order of the message, repeated ones each time."""
         for field in self._fields:

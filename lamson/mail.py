@@ -147,6 +147,15 @@ class MailRequest(_WithHeaders):
                 base.headers.fill(encoding.normalize_header(ROUTABLE_TO_HEADER), recipients)
         return self._base
 
+    def changed_addresses(self, name: str) -> list[str]:
+        """The addresses that somebody has put into a header since the message came in, as a handler of a mailing list
+        does with To. Empty when the header names those that it came with, or nobody."""
+        if self._base is None or not self._base.headers.is_set(name):
+            return []
+        found = [address for _, address in addresses.parse(self._base[name] or "") if address]
+        came = encoding.from_string(self.original or b"")[name] or ""
+        return found if set(addresses.bare(came)) != {address.lower() for address in found} else []
+
     # Routing
 
     @property

@@ -116,8 +116,10 @@ class Relay:
     def deliver(self, message: Any, To: str | list[str] | None = None, From: str | None = None) -> None:
         """Send a MailRequest, MailResponse or `email.message.Message`.
 
-        Without `To` a request goes to the recipient it is being handled for, or to those of its envelope, and anything
-        else to its To, Cc and Bcc headers. Without `From` the sender is that of the envelope or the From header.
+        Without `To` a request goes to the recipient it is being handled for, or to those of its envelope; but to those
+        in its To header when somebody has changed that since it came in. Anything else goes to its To, Cc and Bcc
+        headers. Without `From` the sender is that of the envelope, or in its From header when that was changed or there
+        is no envelope. A bounce, which has the null sender, keeps it.
 
         Returns when the other server has taken the message for each recipient or, with a queue, the disk has. Raises
         `smtplib.SMTPException` (the server refused; SMTPRecipientsRefused names those it did not take) or OSError (it
@@ -357,6 +359,10 @@ def _recipients(message: Any, To: str | list[str] | None) -> list[str]:
     # What the server took as one address stays one: a comma or a carriage return in its quotes makes no second one.
     if To is None and isinstance(message, MailRequest):
         To = message.envelope[1]
+        if To is not None:
+            # Of one that came in the envelope counts, or else mail to lists and in Bcc would come back. Handlers
+            # of Lamson 1.x, where only headers counted, changed To to send a message elsewhere.
+            To = message.changed_addresses("To") or To
     if To is None:
         To = ", ".join(str(message[name]) for name in ("To", "Cc", "Bcc") if message[name])
     if isinstance(To, str):
@@ -367,6 +373,8 @@ def _recipients(message: Any, To: str | list[str] | None) -> list[str]:
 def _sender(message: Any, From: str | None) -> str:
     if From is None and isinstance(message, MailRequest):
         From = message.envelope[0]
+        if From:  # the null sender stays, or two servers might send each other bounces of bounces for ever
+            From = next(iter(message.changed_addresses("From")), From)
     return _first_address(str(message["From"] or "")) if From is None else bare_address(From)
 
 

@@ -87,6 +87,54 @@ class TestWhatIsSent:
         Relay("127.0.0.1", sink.port).deliver(MailRequest("", "a@b.c", "d@e.f", RAW), To="x@y.z", From="f@g.h")
         assert sink.got[0][:2] == ("f@g.h", ["x@y.z"])
 
+    @pytest.mark.parametrize(
+        ("header", "value", "sender", "recipients"),
+        [
+            # As it came, or with nothing new in it, it is for the one that it is being handled for.
+            ("Subject", "[list] hi", "a@b.c", ["you@test.com"]),
+            ("To", "The List <LIST@test.com>", "a@b.c", ["you@test.com"]),
+            ("To", "undisclosed-recipients:;", "a@b.c", ["you@test.com"]),
+            ("To", None, "a@b.c", ["you@test.com"]),
+            # A handler that writes another address into a header means it.
+            ("To", "Zed <zed@x.y>, Joe@x.y", "a@b.c", ["zed@x.y", "Joe@x.y"]),
+            ("From", "List <list@test.com>", "list@test.com", ["you@test.com"]),
+            ("Cc", "zed@x.y", "a@b.c", ["you@test.com"]),
+        ],
+    )
+    def test_a_handler_changes_a_header_of_what_came_in(self, host, header, value, sender, recipients):
+        relay = Relay("127.0.0.1", host.port)
+
+        @route("you@test.com")
+        @stateless
+        def START(message):
+            message[header] = value
+            relay.deliver(message)
+
+        Router.deliver(mail("you@test.com"))
+        assert host.got[0][:2] == (sender, recipients)
+        assert (header.encode() in host.got[0][2]) == (value is not None)
+
+    def test_arguments_win_over_changed_headers(self, host):
+        message = mail("you@test.com")
+        message["To"], message["From"] = "zed@x.y", "list@test.com"
+        Relay("127.0.0.1", host.port).deliver(message, To="joe@x.y", From="me@test.com")
+        assert host.got[0][:2] == ("me@test.com", ["joe@x.y"])
+
+    def test_a_changed_from_does_not_make_a_bounce_an_ordinary_message(self, host):
+        message = mail("you@test.com", sender="")
+        message["From"] = "list@test.com"
+        Relay("127.0.0.1", host.port).deliver(message)
+        assert host.got[0][:2] == ("", ["you@test.com"])
+
+    def test_a_to_that_the_message_came_without_counts_when_a_handler_has_set_it(self, host):
+        relay = Relay("127.0.0.1", host.port)
+        message = mail("you@test.com", content=b"Subject: hi\r\n\r\n")
+        assert message["To"] == "you@test.com"
+        relay.deliver(message)
+        message["To"] = "zed@x.y"
+        relay.deliver(message)
+        assert [got[1] for got in host.got] == [["you@test.com"], ["zed@x.y"]]
+
     def test_a_bounce_goes_out_with_the_null_sender(self, host):
         Relay("127.0.0.1", host.port).deliver(mail(sender=""))
         assert host.got[0][:2] == ("", ["x@y.z"])
