@@ -27,6 +27,7 @@ import os
 import re
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -62,6 +63,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 Handler = Callable[..., Any]
+
+SETTLED = 0.05  # seconds without a change, after which a handler's file is whole
 
 # `(name)` in a route, not preceded by a backslash: the place where a capture's regex goes.
 _CAPTURE = re.compile(r"(?<!\\)\(([A-Za-z_]\w*)\)")
@@ -485,7 +488,7 @@ class RoutingBase:
                 stamp = _stamp(module)
                 if stamp is None or stamp == self._stamps[name]:
                     continue
-                self._stamps[name] = stamp
+                self._stamps[name] = _settled(module, stamp)
                 try:
                     table = self._build(name, lambda module=module: _run_again(module))  # type: ignore[misc]
                     self._table = self._with(table, instead_of=name)
@@ -552,8 +555,10 @@ def _run_again(module: types.ModuleType) -> None:
         assert module.__spec__ is not None and module.__spec__.loader is not None
         module.__spec__.loader.exec_module(module)
     except BaseException:
-        vars(module).clear()
+        # Functions of the module may be running in other threads, so none of its names is gone in between.
         vars(module).update(before)
+        for name in vars(module).keys() - before.keys():
+            del vars(module)[name]
         raise
 
 
@@ -576,6 +581,16 @@ def _stamp(module: types.ModuleType) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_mtime_ns, status.st_size
+
+
+def _settled(module: types.ModuleType, stamp: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return the stamp once the file stays as it is. An editor writes in pieces, and half a file may well be Python."""
+    for _ in range(40):
+        time.sleep(SETTLED)
+        before, stamp = stamp, _stamp(module)
+        if stamp == before:
+            break
+    return stamp
 
 
 Router = RoutingBase()
