@@ -2,7 +2,8 @@
 
 What one token tells is SpamBayes' arithmetic, as `sbclassifier` has it. When 30 of 100 spams and 1 of 100 hams had it,
 a message with it is spam with a probability of 0.97; for a token that was rarely seen this moves towards 0.5 (Gary
-Robinson's formula).
+Robinson's formula). Of the kind of which more mail was learned, a message counts for less than one here: a single spam
+among 500 is no evidence when there were only 100 hams that could have had the token, too.
 
 How tokens are put together is ours. SpamBayes' chi-squared test takes tokens for independent witnesses, which they
 are not: the hundred words of an advertisement say one thing a hundred times. Here each aspect of a message
@@ -56,7 +57,8 @@ class Classifier(sbclassifier.Classifier):
     max_discriminators = 150
 
     def __init__(self, store: TokenStore):
-        super().__init__(store)
+        super().__init__(_Balance(store))
+        self.store = store
         self._odds = _Odds(self)
         self._odds_for = (0, 0)
 
@@ -88,13 +90,37 @@ class Classifier(sbclassifier.Classifier):
 
     def _log_odds(self, tokens: Iterable[str]) -> list[float]:
         """What each token tells: 0.0 for nothing."""
-        totals = self.db.nham, self.db.nspam
+        totals = self.store.nham, self.store.nspam
         if totals != self._odds_for:
             self._odds_for = totals
             self._odds.clear()
             self.probcache.clear()
         odds = self._odds
-        return [odds[counts] for counts in self.db.counts(tokens)]
+        return [odds[counts] for counts in self.store.counts(tokens)]
+
+
+class _Balance:
+    """The numbers of messages that `sbclassifier` is told: as many hams as spams, since it takes what was seen in one
+    message for the same evidence in either."""
+
+    def __init__(self, store: TokenStore):
+        self.store = store
+
+    @property
+    def nham(self) -> int:
+        return min(self.store.nham, self.store.nspam or self.store.nham)
+
+    @property
+    def nspam(self) -> int:
+        return min(self.store.nspam, self.store.nham or self.store.nspam)
+
+    def share(self, ham: int, spam: int) -> tuple[float, float]:
+        """Of so many hams and spams, those that are told. Counts that were imported may be of more messages than there
+        were, which `sbclassifier` takes for a bug."""
+        return (
+            max(0, min(ham, self.store.nham)) / max(self.store.nham, 1) * self.nham,
+            max(0, min(spam, self.store.nspam)) / max(self.store.nspam, 1) * self.nspam,
+        )
 
 
 class _Odds(dict[int, float]):
@@ -106,11 +132,8 @@ class _Odds(dict[int, float]):
 
     def __missing__(self, counts: int) -> float:
         classifier = self.classifier
-        ham, spam = unpack(counts)
         record = WordInfo()
-        # Imported counts may be of more messages than there were; sbclassifier takes that for a bug.
-        record.hamcount = max(0, min(ham, classifier.db.nham))
-        record.spamcount = max(0, min(spam, classifier.db.nspam))
+        record.hamcount, record.spamcount = classifier.db.share(*unpack(counts))
         odds = 0.0
         if record.hamcount or record.spamcount:
             probability = classifier.probability(record)

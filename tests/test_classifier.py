@@ -32,7 +32,7 @@ def classifier(store):
 
 
 def ask(classifier, **tokens):
-    classifier.db.fetch(token for each in tokens.values() for token in each)
+    classifier.store.fetch(token for each in tokens.values() for token in each)
     return classifier.score(tokens)
 
 
@@ -58,6 +58,22 @@ def test_a_token_tells_what_sbclassifier_says_it_does(classifier, store):
     assert ask(classifier, words=["spam7"]) == pytest.approx(1 / (1 + math.exp(-WEIGHT * odds(probability) / 2)))
 
 
+def test_how_much_there_was_of_each_kind_is_no_evidence(store):
+    train(store, [["tea", "the"]] * 100, [["casino", "the", "once"], *[["casino", "the"]] * 4])
+    classifier = Classifier(store)
+    assert ask(classifier, words=["the"]) == 0.5
+    assert odds(ask(classifier, words=["tea"])) == pytest.approx(-odds(ask(classifier, words=["casino"])))
+
+
+def test_a_token_that_came_once_in_much_mail_says_little(store):
+    train(
+        store, [["tea", f"ham{number}"] for number in range(100)], [["casino", f"spam{number}"] for number in range(5)]
+    )
+    classifier = Classifier(store)
+    assert ask(classifier, words=["ham7"]) == 0.5
+    assert ask(classifier, words=["spam3"]) > 0.5
+
+
 def test_the_score_is_made_of_the_means_of_the_aspects(classifier):
     one, other = ask(classifier, words=["viagra", "casino"]), ask(classifier, subject=["spam1"])
     both = ask(classifier, words=["viagra", "casino"], subject=["spam1"])
@@ -75,7 +91,7 @@ def test_saying_one_thing_a_hundred_times_does_not_make_it_a_hundred_times_truer
 
 def test_the_clues_are_the_tokens_that_told_something_the_strongest_first(classifier):
     tokens = {"words": ["viagra", "the", "tea", "new"], "subject": ["spam1"]}
-    classifier.db.fetch(token for each in tokens.values() for token in each)
+    classifier.store.fetch(token for each in tokens.values() for token in each)
     clues = classifier.clues(tokens)
     assert [(clue.token, clue.aspect) for clue in clues] == [
         ("tea", "words"),
@@ -87,7 +103,7 @@ def test_the_clues_are_the_tokens_that_told_something_the_strongest_first(classi
 
 def test_the_aspects_say_what_each_of_them_thinks_alone(classifier):
     tokens = {"words": ["viagra"], "subject": ["tea"], "route": []}
-    classifier.db.fetch(token for each in tokens.values() for token in each)
+    classifier.store.fetch(token for each in tokens.values() for token in each)
     said = classifier.aspects(tokens)
     assert list(said) == list(tokens)
     assert said["words"] > 0.9 and said["subject"] < 0.1 and said["route"] == 0.5

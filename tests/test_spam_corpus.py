@@ -38,12 +38,12 @@ def verdicts(tmp_path_factory):
 
 
 def test_hardly_any_ham_is_called_spam(verdicts):
-    assert verdicts["easy_ham", "ham"] + verdicts["hard_ham", "ham"] > 1015
+    assert verdicts["easy_ham", "ham"] + verdicts["hard_ham", "ham"] > 1010
     assert verdicts["easy_ham", "spam"] == 0
     assert verdicts["hard_ham", "spam"] < 4, "SpamBayes has 4"
 
 
 def test_spam_is_caught(verdicts):
-    assert verdicts["spam", "spam"] > 440, "SpamBayes has 427"
+    assert verdicts["spam", "spam"] > 448, "SpamBayes has 427"
     assert verdicts["spam", "ham"] < 3, "SpamBayes has 8"
-    assert verdicts["spam", "unsure"] < 33, "SpamBayes has 39"
+    assert verdicts["spam", "unsure"] < 25, "SpamBayes has 39"
