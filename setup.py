@@ -54,6 +54,7 @@ setup(
     extras_require={
         "html": ["css-inline>=0.17", "markdown>=3.6"],
         "mako": ["mako>=1.3"],
+        "postgresql": ["psycopg[binary]>=3.2"],
         "spelling": ["pyenchant>=3.2"],
         "test": [
             "css-inline>=0.17",
@@ -63,6 +64,7 @@ setup(
             "mako>=1.3",
             "markdown>=3.6",
             "nh3>=0.2.20",
+            "psycopg[binary]>=3.2",
             "pytest>=8.0",
         ],
         "check": ["mypy>=1.10", "ruff>=0.6"],

@@ -16,6 +16,7 @@ What is promised:
 * Nothing connects before it must. The boot file runs before the server drops its privileges, and a SQLite file made
   by root could not be written afterwards.
 * Tables that an older Lamson made are brought up to date (`lamson.schema`).
+* An error of the database comes through: as SQLAlchemy's when a table is made, as the driver's from then on.
 """
 
 import logging

@@ -32,6 +32,7 @@ from lamson.mail import MailRequest, MailResponse
 from lamson.queue import Queue
 from lamson.routing import Router
 from lamson.server import Relay
+from lamson.storetests import StateStorageTests
 
 log = logging.getLogger(__name__)
 
@@ -395,6 +396,7 @@ __all__ = [
     "TEST_QUEUE",
     "QueueRelay",
     "RouterConversation",
+    "StateStorageTests",
     "TestConversation",
     "TimeExpired",
     "assert_in_state",
