@@ -45,6 +45,14 @@ SALMON = {"salmon": "--salmon {salmon}"}
 
 BENCHMARKS = [
     Benchmark("wire", "--rounds 3", "--rounds 1 --scale 0.1", needs=("smtp-source",)),
+    Benchmark(
+        "whole",
+        "",
+        "--rounds 1 --scale 0.2",
+        {**SALMON, "haraka": "--haraka"},
+        needs=("smtp-source",),
+    ),
+    Benchmark("routes", "", "--rounds 2 --messages 1000"),
     Benchmark("queues", "", "--depth 2000 --messages 500", SALMON),
     Benchmark("relay", "", "--messages 300 --rounds 3", needs=("smtp-sink",)),
     Benchmark(

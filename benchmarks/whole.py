@@ -1,0 +1,200 @@
+"""Messages a second for the whole way: SMTP, parsing, routing, handler, state, reply; beside Salmon and Haraka.
+
+    python benchmarks/whole.py [--rounds 5] [--scale 1.0] [--workers 2] [--salmon PYTHON] [--haraka]
+
+Lamson's server is a generated project as `lamson start` runs it: states in SQLite, a log at INFO in a file. Its handler
+either keeps each sender in a state, or moves them to another one with every message, which is a write to the disk each
+time. Salmon has the same handler, keeps its states in memory, and logs no message. PYTHON is an interpreter with the
+package salmon-mail. Haraka (see peers.py) throws the messages away.
+
+The client is `smtp-source` (Debian's package postfix), messages are of 1 KB, and connections are kept: "20 sessions" is
+one client with twenty connections and one sender, "20 clients" are twenty with a sender each. The servers take turns,
+and the median of the rounds counts. Clients and servers share the processors.
+"""
+
+import argparse
+import contextlib
+import os
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import peers
+from frame import missing, ratio
+
+SESSIONS = 20
+MESSAGES = 6000
+
+HANDLER = """
+from lamson.routing import route, route_like
+
+@route("(address)@(host)", address=".+")
+def START(message, address=None, host=None):
+    return {first}
+
+@route_like(START)
+def NEXT(message, address=None, host=None):
+    return {second}
+"""
+
+SALMON = """
+import logging, sys, time
+logging.basicConfig(filename=sys.argv[2], level=logging.INFO)
+from salmon.routing import Router
+from salmon.server import SMTPReceiver
+sys.path.insert(0, sys.argv[3])
+Router.defaults(host="example[.]com")
+Router.load(["salmon_handler"])
+receiver = SMTPReceiver("127.0.0.1", int(sys.argv[1]))
+receiver.start()
+while True:
+    time.sleep(3600)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+@contextlib.contextmanager
+def lamson(moves: bool, workers: int):
+    """A project that runs; yields its port."""
+    port = free_port()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+
+    def run(*words: str, where: Path) -> None:
+        command = [sys.executable, "-m", "lamson", *words]
+        subprocess.run(command, cwd=where, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+    with tempfile.TemporaryDirectory() as folder:
+        project = Path(folder) / "project"
+        run("gen", "-project", "project", where=Path(folder))
+        first, second = ("NEXT", "START") if moves else ("NEXT", "NEXT")
+        (project / "app/handlers/sample.py").write_text(HANDLER.format(first=first, second=second))
+        settings = project / "config/settings.py"
+        text = re.sub(r'"port": 8823\b', f'"port": {port}, "message_limit": 0', settings.read_text())
+        settings.write_text(text.replace("test\\.com", "example\\.com"))
+        run("start", *(["-workers", str(workers)] if workers > 1 else []), where=project)
+        try:
+            yield port
+        finally:
+            run("stop", where=project)
+
+
+@contextlib.contextmanager
+def salmon(python: str):
+    """Salmon with the same handler; yields its port."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        handler = HANDLER.format(first="NEXT", second="NEXT").replace("lamson", "salmon")
+        (Path(folder) / "salmon_handler.py").write_text(handler)
+        log = str(Path(folder) / "log")
+        server = subprocess.Popen([python, "-c", SALMON, str(port), log, folder], stderr=subprocess.DEVNULL)
+        try:
+            await_server(port)
+            yield port
+        finally:
+            server.terminate()
+            server.wait()
+
+
+@contextlib.contextmanager
+def haraka():
+    """Haraka, which throws away what it gets; yields its port."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        command = peers.haraka_command(port, Path(folder))
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            await_server(port)
+            yield port
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def await_server(port: int) -> None:
+    for _ in range(400):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.05)
+    raise SystemExit(f"nobody listens on port {port}")
+
+
+def measure(port: int, messages: int, clients: int = SESSIONS) -> float:
+    """Messages a second of twenty connections, which belong to one client or to twenty."""
+    sessions, share = SESSIONS // clients, max(SESSIONS, messages) // clients
+    start = time.perf_counter()
+    sending = [
+        subprocess.Popen(
+            ["smtp-source", "-d", "-s", str(sessions), "-m", str(share), "-l", "1024"]
+            + ["-f", f"sender{number}@example.org", "-t", f"list{number}@example.com", f"127.0.0.1:{port}"]
+        )
+        for number in range(clients)
+    ]
+    codes = [each.wait() for each in sending]
+    if any(codes):
+        raise SystemExit(f"smtp-source ended with {codes}")
+    return share * clients / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--workers", type=int, default=2, help="of the servers with workers (2)")
+    parser.add_argument("--salmon", metavar="PYTHON", help="an interpreter that has Salmon")
+    parser.add_argument("--haraka", action="store_true", help="measure Haraka as well")
+    options = parser.parse_args()
+    os.environ["PATH"] += peers.SYSTEM
+    messages = int(MESSAGES * options.scale)
+    servers = {
+        "one": lambda: lamson(moves=False, workers=1),
+        "one, moving": lambda: lamson(moves=True, workers=1),
+        "workers": lambda: lamson(moves=False, workers=options.workers),
+        "workers, moving": lambda: lamson(moves=True, workers=options.workers),
+    }
+    if options.salmon:
+        servers["Salmon"] = lambda: salmon(options.salmon)
+    if options.haraka:
+        servers["Haraka"] = haraka
+    found: dict[tuple[str, int], list[float]] = {}
+    with contextlib.ExitStack() as running:
+        ports = {name: running.enter_context(start()) for name, start in servers.items()}
+        for port in ports.values():
+            measure(port, SESSIONS * 10)
+        for _ in range(options.rounds):
+            for clients in (1, SESSIONS):
+                for name, port in ports.items():
+                    number = messages // 5 if name == "Salmon" and clients == 1 else messages
+                    found.setdefault((name, clients), []).append(measure(port, number, clients))
+    for (name, clients), values in found.items():
+        print(f"{name:16} {clients:3} clients", *(f"{value:7.0f}" for value in sorted(values)))
+    speed = {key: statistics.median(values) for key, values in found.items()}
+    for clients, who in ((1, "20 sessions"), (SESSIONS, "20 clients")):
+        one, moving = speed["one", clients], speed["one, moving", clients]
+        if options.salmon:
+            wanted = (">= 3", ">= 3") if clients == 1 else ("", "")
+            theirs = speed["Salmon", clients]
+            ratio(f"the whole way, {who}", one, "Salmon, states in memory", theirs, wanted[0])
+            ratio(f"the whole way, {who}, each message a new state", moving, "Salmon in memory", theirs, wanted[1])
+        workers, bar = f"{options.workers} workers", ">= 1.6" if clients > 1 and options.workers == 2 else ""
+        ratio(f"{workers}, {who}", speed["workers", clients], "one process", one, bar)
+        ratio(f"{workers}, {who}, each message a new state", speed["workers, moving", clients], "one process", moving)
+        if options.haraka:
+            theirs = speed["Haraka", clients]
+            ratio(f"{workers}, {who}", speed["workers", clients], "Haraka, which throws away", theirs, ">= 1")
+    for name, given in (("Salmon", options.salmon), ("Haraka", options.haraka)):
+        if not given:
+            missing(f"the whole way beside {name}", "it was not named")
+
+
+if __name__ == "__main__":
+    main()
