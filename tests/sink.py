@@ -53,6 +53,7 @@ class Sink:
 
 DROP = "the connection is closed here"
 SILENCE = "nothing is said here until the client goes"
+DEAF = ", but nothing that you say after this is read"  # behind a reply
 
 
 class Host:
@@ -80,6 +81,7 @@ class Host:
         self._listening: socket.socket | None = None
         self._clients: set[socket.socket] = set()
         self._guard = threading.Lock()
+        self.stopped = threading.Event()
 
     def __enter__(self) -> "Host":
         return self if self._listening else self.listen()
@@ -88,13 +90,15 @@ class Host:
         self.stop()
 
     def listen(self, port: int = 0, address: str = "127.0.0.1") -> "Host":
-        self._listening = socket.create_server((address, port), backlog=50)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._listening = socket.create_server((address, port), family=family, backlog=50)
         self.address, self.port = self._listening.getsockname()[:2]
         threading.Thread(target=self._accept, args=(self._listening,), daemon=True).start()
         return self
 
     def stop(self) -> None:
         """Go away, with all connections: the port is refused from now on."""
+        self.stopped.set()
         if self._listening is not None:
             # close() alone would not wake the thread that waits in accept().
             with contextlib.suppress(OSError):
@@ -190,6 +194,9 @@ class _Talk:
         if reply == DROP:
             return None
         self.client.sendall(reply.encode() + b"\r\n")
+        if reply.endswith(DEAF):
+            self.host.stopped.wait()
+            return None
         return None if reply.startswith("421") else reply
 
     def do(self, verb: str, line: str) -> str | None:

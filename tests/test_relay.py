@@ -1,5 +1,6 @@
 """The relay over real sockets: what the other server gets, and what becomes of what it does not take."""
 
+import contextlib
 import smtplib
 import socket
 import ssl
@@ -19,7 +20,7 @@ from lamson.relay import Relay
 from lamson.routing import Router, route, stateless
 from lamson.wire import on_the_wire
 from processes import eventually, needs
-from sink import BROKEN, DROP, SILENCE, Host, NameServer, Sink
+from sink import BROKEN, DEAF, DROP, SILENCE, Host, NameServer, Sink
 
 RAW = b"From: a@example.com\r\nTo: list@test.com\r\nSubject: hi\r\nMessage-ID: <1@example.com>\r\n\r\nHello\r\n"
 
@@ -352,6 +353,24 @@ class TestTheConversation:
             ended.set()
             thread.join()
 
+    def test_a_connection_that_is_not_made_is_not_waited_for_for_ever(self, monkeypatch):
+        monkeypatch.setattr(client, "CONNECT_TIME", 0.2)
+        with contextlib.ExitStack() as stack:
+            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+            # Nobody accepts, and so the system answers no more once its own list is full.
+            for _ in range(4):
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(listening.getsockname())
+            with pytest.raises(TimeoutError):
+                Relay("127.0.0.1", listening.getsockname()[1]).deliver(mail())
+
+    def test_a_message_that_is_not_read_is_not_sent_for_ever(self, host, monkeypatch):
+        monkeypatch.setattr(client, "BLOCK_TIME", 0.2)
+        host.answers["DATA"] = "354 Go ahead" + DEAF
+        with pytest.raises(TimeoutError, match="did not read"):
+            Relay("127.0.0.1", host.port).deliver(mail(content=RAW + b"0123456789\r\n" * 2_000_000))
+
     def test_a_server_that_is_not_there_is_an_error(self):
         with pytest.raises(ConnectionRefusedError):
             Relay("127.0.0.1", free_port()).deliver(mail())
@@ -551,6 +570,16 @@ class TestTLS:
         Relay("127.0.0.1", secure.port, starttls="opportunistic").deliver(mail())
         assert secure.encrypted == [False] and len(secure.talks) == 2
 
+    @pytest.mark.parametrize("implicit", [True, False])
+    def test_a_handshake_that_is_not_answered_is_not_waited_for_for_ever(self, secure, implicit, trusting, monkeypatch):
+        monkeypatch.setattr(client, "COMMAND_TIME", 0.2)
+        with Host(tls=secure.tls) as host:
+            host.answers["" if implicit else "STARTTLS"] = SILENCE if implicit else "220 Go ahead" + DEAF
+            options = {"ssl": trusting} if implicit else {"starttls": trusting}
+            with pytest.raises(TimeoutError):
+                Relay("localhost", host.port, **options).deliver(mail())
+            assert host.got == []
+
     def test_what_is_said_in_the_clear_behind_starttls_ends_it(self, secure, trusting):
         secure.answers["STARTTLS"] = "220 Go ahead\r\n250-host.test\r\n250 AUTH PLAIN"
         with pytest.raises(smtplib.SMTPServerDisconnected, match="in the clear"):
@@ -686,6 +715,28 @@ class TestWithoutASmartHost:
             with pytest.raises(smtplib.SMTPException):
                 direct.deliver(mail("a@example.test"))
         assert first.got == host.got == []
+
+    def test_five_addresses_are_tried_at_most(self, direct, names, host):
+        names.zone["example.test", "MX"] = ["10 gone.test.", "20 mx.test."]
+        names.zone["mx.test", "A"] = ["127.0.0.1"]
+        gone = names.zone["gone.test", "A"] = [f"127.0.0.{number}" for number in range(11, 15)]
+        direct.deliver(mail("a@example.test"))
+        assert len(host.got) == 1
+        gone.append("127.0.0.15")
+        direct.hosts = MailHosts(names.resolver())
+        with pytest.raises(ConnectionRefusedError):
+            direct.deliver(mail("a@example.test"))
+        assert len(host.got) == 1
+
+    @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 here")
+    def test_a_domain_without_mx_gets_its_mail_at_its_own_address_which_may_be_ipv6(self, direct, names, host):
+        names.zone["six.test", "AAAA"] = ["::1"]
+        names.zone["both.test", "A"] = ["127.0.0.9"]
+        names.zone["both.test", "AAAA"] = ["::1"]
+        with Host().listen(host.port, "::1") as six:
+            direct.deliver(mail("a@six.test"))
+            direct.deliver(mail("a@both.test"))
+            assert [got[1] for got in six.got] == [["a@six.test"], ["a@both.test"]]
 
     def test_an_address_literal(self, direct, host):
         direct.deliver(mail("a@[127.0.0.1]"))
