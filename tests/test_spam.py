@@ -133,6 +133,14 @@ def test_whatever_comes_gets_its_header_and_can_be_learned(trained, data):
     assert trained.untrain_spam(request(data))
 
 
+def test_spam_with_no_text_is_known_by_its_headers(trained):
+    headers = spam(50).partition(b"\n\n")[0]
+    image = headers.replace(b"text/html", b"image/gif\nContent-Transfer-Encoding: base64") + b"\n\nR0lGODlhAQ==\n"
+    for data in (headers, headers + b"\n\n", headers + b"\n\n<html></html>\n", image):
+        assert trained.filter(request(data))[HEADER].startswith("spam; ")
+    assert trained.filter(request(ham(50).partition(b"\n\n")[0]))[HEADER].startswith("ham; ")
+
+
 def test_the_recipient_of_the_envelope_is_no_part_of_the_message(trained):
     data = spam(50).replace(b"To: undisclosed-recipients:;\n", b"")
     assert trained.score(request(data)) == trained.score(data)
