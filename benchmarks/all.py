@@ -5,6 +5,8 @@
     scripts/bench relay wire        # these only; writes nothing
     scripts/bench --write FILE      # writes the table there, whatever was run
 
+The exit code is 1 when a script failed; what is slower than wanted is no failure, only told.
+
 Peers are installed when they are needed (see peers.py). Corpora of mail are looked for in the folder that
 LAMSON_CORPORA names, or in ../shared/corpora. What is not there is named in the table, with the reason.
 """
@@ -13,8 +15,10 @@ import argparse
 import datetime
 import os
 import platform
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +30,7 @@ HERE = Path(__file__).resolve().parent
 CORPORA = Path(os.environ.get("LAMSON_CORPORA") or HERE.parent.parent / "shared/corpora")
 RESULTS = HERE / "RESULTS.md"
 LONGEST = 1800  # seconds for one benchmark
+FAILED = "all of it or a part"
 
 
 class Benchmark(NamedTuple):
@@ -107,19 +112,26 @@ def run(benchmark, quick):
         print(f"left out: {error}", flush=True)
         return [["MISSING", f"{benchmark.script}, all of it", str(error)]], ""
     environment = {**os.environ, "PATH": os.environ.get("PATH", os.defpath) + peers.SYSTEM}
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    deadline, said = time.monotonic() + LONGEST, []
-    for line in process.stdout:
-        print(line, end="", flush=True)
-        said.append(line)
-        if time.monotonic() > deadline:
-            process.terminate()
-            break
-    code = process.wait()
+    said, begin = [], time.monotonic()
+    # A session of its own, so that nothing it has started stays when it has to be ended.
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+    ) as process:
+        too_long = threading.Timer(LONGEST, os.killpg, (process.pid, signal.SIGKILL))
+        too_long.start()
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                said.append(line)
+        except KeyboardInterrupt:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        finally:
+            too_long.cancel()
     found = [columns for line in said if (columns := frame.parse(line)) is not None]
-    if code:
-        reason = f"it ended with code {code}: {said[-1].strip() if said else 'it said nothing'}"
-        found.append(["MISSING", "all of it or a part", reason])
+    if process.returncode:
+        reason = f"it ended with code {process.returncode} after {time.monotonic() - begin:.0f} s"
+        found.append(["MISSING", FAILED, f"{reason}: {said[-1].strip() if said else 'it said nothing'}"])
     elif not any(columns[0] == "RESULT" for columns in found):
         found.append(["MISSING", "all of it", "it told no result"])
     output = "".join(line for line in said if frame.parse(line) is None)
@@ -213,6 +225,8 @@ def main():
         print(f"\nwritten: {target}")
     if any(columns[-1] == "not met" for columns in rows):
         print("\nNot everything that was wanted was met.")
+    if any(kind == "MISSING" and what.endswith(FAILED) for kind, what, *_ in rows):
+        sys.exit("\nNot every benchmark ran to its end.")
 
 
 if __name__ == "__main__":
