@@ -71,6 +71,9 @@ def respond(variables: Mapping[str, Any], Body: str | None = None, Html: str | N
 
         respond({"name": "Joe"}, "hello.msg", Subject="100%% for %(name)s")     # Subject: 100% for Joe
 
+    What a stranger wrote goes in as a variable, ``To="%(address)s"``, and never as the text itself: in
+    ``To=message.route_from`` somebody whose address is ``50%off@example.com`` would be an error.
+
     Raises `MisuseError` when neither template is named, or when a text in `kwd` cannot be formatted.
     """
     if not (Body or Html):

@@ -59,9 +59,11 @@ def publish(message, post_name, host):
     index_queue.push(message)
     address = pages.address_of(post)
     title = escape(post.title)  # it goes into a text in Markdown, and the author is a stranger
+    # "%(author)s" and not post.author, in which a percent sign would be taken for the beginning of a variable.
+    author = post.author
     relay.deliver(
         look.respond(
-            locals(), "mail/published.md", To=message.route_from, From="no-reply@%(host)s", Subject="Your post is out"
+            locals(), "mail/published.md", To="%(author)s", From="no-reply@%(host)s", Subject="Your post is out"
         )
     )
 

@@ -216,6 +216,23 @@ def test_addresses_that_are_no_name_of_a_post_are_nobodys():
     assert_false(list(Router.match("hello@elsewhere.example")))
 
 
+def test_strange_senders_are_answered():
+    begin()
+    for sender in (
+        "50%off@example.com",
+        "%(host)s@example.com",
+        "%s@example.com",
+        "{{host}}@example.com",
+        "'@example.com",
+    ):
+        stranger = RouterConversation(sender, "100% %(host)s %s")
+        question = stranger.say(f"hello@{HOST}", "100% %(host)s %s", expect="post-confirm-")
+        assert_equal(question["To"], sender)
+        answer = stranger.say(question["Reply-To"], "Yes.", expect="Your post is out")
+        assert_equal(answer["To"], sender)
+        assert_equal(posts.find(sender, "hello").title, "100% %(host)s %s")
+
+
 def test_strange_senders_end_in_no_path():
     begin()
     for sender in ('"../../../x"@example.com', "/etc/passwd@example.com", f"{'x' * 300}@example.com", "ä@example.com"):
