@@ -18,6 +18,7 @@ from lamson.mail import MailRequest, MailResponse
 from lamson.queue import Queue
 from lamson.relay import Relay
 from lamson.routing import Router, route, stateless
+from lamson.server import SMTPReceiver
 from lamson.wire import on_the_wire
 from processes import eventually, needs
 from sink import BROKEN, DEAF, DROP, SILENCE, Host, NameServer, Sink
@@ -585,6 +586,34 @@ class TestTLS:
         with pytest.raises(smtplib.SMTPServerDisconnected, match="in the clear"):
             Relay("127.0.0.1", secure.port, starttls=trusting, username="me", password="x").deliver(mail())
         assert not any("AUTH" in line for line in secure.talks[0])
+
+    @pytest.mark.parametrize("implicit", [False, True], ids=["starttls", "implicit"])
+    def test_one_lamson_logs_in_at_another_and_sends_under_tls(self, certificate, trusting, implicit):
+        files = {"certificate": str(certificate / "cert.pem"), "key": str(certificate / "key.pem")}
+        asked, got = [], []
+
+        def auth(user, password):
+            asked.append((user, password))
+            return password == "secret"
+
+        @route(".+")
+        @stateless
+        def START(message):
+            got.append(message.envelope)
+
+        receiver = SMTPReceiver("localhost", 0, **files, implicit_tls=implicit, auth=auth, require_auth=True)
+        receiver.start()
+        try:
+            how = {"ssl" if implicit else "starttls": trusting}
+            relay = Relay("localhost", receiver.port, username="me", password="secret", **how)
+            relay.deliver(mail("x@y.z", "a@b.c"))
+            relay.deliver(mail("x@y.z"))
+            assert len(got) == 3 and got[-1] == ("a@b.c", ["x@y.z"]) and asked == [("me", "secret")]
+            with pytest.raises(smtplib.SMTPAuthenticationError):
+                Relay("localhost", receiver.port, username="me", password="wrong", **how).deliver(mail())
+            relay.close()
+        finally:
+            receiver.close()
 
     def test_a_word_that_is_no_setting_is_an_error(self):
         with pytest.raises(ValueError, match="'sometimes'"):

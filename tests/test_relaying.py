@@ -2,19 +2,28 @@
 
 import contextlib
 import os
+import re
 import smtplib
 import socket
 import subprocess
+import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 
 from lamson import queue
+from lamson.mail import MailRequest
 from lamson.outgoing import FIRST_WAIT, LIFETIME
 from lamson.queue import envelope_reason, split_envelope
+from lamson.relay import Relay
+from lamson.routing import Router
 from processes import Shell, eventually, needs, taken
 from sink import Host
+
+PAGE = Path(__file__).parent.parent / "docs/relaying.md"
+HANDLERS, PROGRAM, TLS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 RAW = b"From: zed@example.com\r\nTo: you@test.com\r\nSubject: hi\r\nMessage-ID: <1@example.com>\r\n\r\n.\r\nHello\r\n"
 
@@ -185,3 +194,40 @@ def test_without_a_queue_the_handler_fails_and_the_mail_is_kept_where_people_loo
         assert (recipients, content) == (["you@test.com"], RAW) and "Connection refused" in reason
         assert not Path(shell.folder / "run/outgoing").exists()
         shell.run("lamson stop")
+
+
+# --- the samples of the page ---------------------------------------------------------------------------------------
+
+
+def test_the_handlers_of_the_page(monkeypatch):
+    settings = types.ModuleType("config.settings")
+    monkeypatch.setitem(sys.modules, "config", types.ModuleType("config"))
+    monkeypatch.setitem(sys.modules, "config.settings", settings)
+    Router.defaults(host="test.com")
+    with Host() as host:
+        settings.relay = Relay("127.0.0.1", host.port)
+        module = types.ModuleType("handlers_of_the_page")
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(compile(HANDLERS, module.__name__, "exec"), vars(module))
+        Router.deliver(MailRequest("", "joe@x.org", "forward@test.com", RAW))
+        Router.deliver(MailRequest("", "joe@x.org", "hello@test.com", RAW))
+        assert host.got[0] == ("joe@x.org", ["zed@example.com"], RAW)
+        assert host.got[1][:2] == ("hello@test.com", ["zed@example.com"]) and b"Hello to you." in host.got[1][2]
+
+
+def test_the_program_of_the_page(tmp_path):
+    with Host() as host:
+        program = PROGRAM.replace("25,", f"{host.port},")
+        assert program != PROGRAM
+        subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+        assert [got[:2] for got in host.got] == [("me@example.com", ["zed@example.com"])]
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)  # nobody listens now
+    (path,) = queue.Maildir(tmp_path / "run/outgoing").files()
+    assert split_envelope(path.read_bytes())[:2] == ("me@example.com", ["zed@example.com"])
+
+
+def test_the_settings_of_the_page_make_a_relay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made: dict = {}
+    exec(TLS, made)
+    assert repr(Relay(**made["relay_config"])) == "<Relay to (mail.example.com:465)>"
