@@ -8,8 +8,9 @@ In a project's boot file:
 
 What is promised:
 
-* A state that was set is still there after the process was killed or the power was cut, as far as SQLite and the
-  disk keep their own promises (write-ahead log, ``synchronous=FULL``), and other processes read it at once.
+* A state that was set is read by other processes at once, and is still there after the process was killed. After a
+  power cut it is there once `SQLAlchemyStorage.sync` has returned, which receivers call before they acknowledge a
+  message: as far as SQLite and the disk keep their own promises. A confirmation that was stored is there at once.
 * Any number of threads may use one storage. SQLite lets one write at a time; others wait up to 30 seconds for it.
 * On SQLite files and PostgreSQL any number of processes may, and `SQLAlchemyStorage.lock` holds between them.
 * Keys, senders and states of any length and any characters can be stored.
@@ -124,13 +125,15 @@ class SQLAlchemyStorage(Rows, StateStorage):
         sqlite_with_rowid=False,
     )
     names = ("state_key", "sender")
+    synced_later = True
 
     def __init__(self, bind: "Database | Engine | str | sqlalchemy.URL"):
         super().__init__(_engine_of(bind, type(self)), bind.sessions if isinstance(bind, Database) else None)
         beyond: Beyond | None = None
         self._slots = 1 << 62
         if isinstance(self._way, ThreadLink) and self.engine.dialect.name == "sqlite":
-            files = file_locks(self._lock_file)
+            link = self._way
+            files = file_locks(lambda: link.beside("-lock"))
             beyond, self._slots = files, files.count
         elif isinstance(self._way, ThreadLink):
             beyond = AdvisoryLocks(self._way)
@@ -170,10 +173,13 @@ class SQLAlchemyStorage(Rows, StateStorage):
         """
         return self._locks.hold(int.from_bytes(digest(key, sender)[-8:]) % self._slots)
 
-    def _lock_file(self) -> str:
-        # SQLite knows the path of its file, whatever the URL looks like and wherever the process has gone since.
-        rows, _ = self._way.run(self._way.statement(sqlalchemy.text("PRAGMA database_list")), {})
-        return next(row[2] for row in rows if row[1] == "main") + "-lock"
+    def unsynced(self) -> bool:
+        """Whether a state was set that a power cut could take along."""
+        return self._way.unsynced()
+
+    def sync(self) -> None:
+        """Returns when all states that were set before are on disk, and all else in the same file. Raises OSError."""
+        self._way.sync()
 
 
 class SQLAlchemyConfirmationStorage(Rows):
@@ -216,7 +222,7 @@ class SQLAlchemyConfirmationStorage(Rows):
     def forget(self, pending_ids: Collection[str]) -> None:
         """Forgets the entries of these pending messages, which were too old."""
         for pending_id in pending_ids:
-            self._run(self._forget, {"gone": pending_id})
+            self._change(self._forget, {"gone": pending_id})
 
 
 def _engine_of(bind: Any, user: type) -> Engine:

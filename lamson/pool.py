@@ -8,6 +8,9 @@ So as long as handlers are quick, one thread does all of their work. One that st
 waits for something, and while it does, another one takes over; that is so for up to `size` of them. A thread that was
 slow is one among many until it has done a job quickly again, and of several quick ones all but one go to sleep.
 
+What handlers have written may have to be on disk before anybody is told that they are done. That is a wait, and one is
+enough for all the jobs that were done since the last one: a thread of its own waits, and the handlers go on.
+
 What has the same key runs in turn, and waits its turn without holding a thread: one sender with many slow messages
 takes one thread, not all of them. The threads are daemons: a handler that never ends does not keep the process from
 ending, and after `HUNG` seconds it does not count among the `size` any more.
@@ -25,6 +28,7 @@ HUNG = 60  # seconds
 MOST = 4  # times `size` there are threads, with those that hang
 
 Job = tuple[Hashable | None, asyncio.Future, Callable[..., Any], tuple]
+Result = tuple[asyncio.Future, Any, BaseException | None]
 
 
 class _Worker:
@@ -38,9 +42,19 @@ class _Worker:
 
 
 class HandlerPool:
-    """Up to `size` threads, started as they are needed. `run` and `pending` are for the thread of the `loop`."""
+    """Up to `size` threads, started as they are needed. `run` and `pending` are for the thread of the `loop`.
 
-    def __init__(self, size: int, loop: asyncio.AbstractEventLoop):
+    When `unsynced` says that something is not on disk after a job, its result is held back until `sync` has returned;
+    what that raises becomes the result.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        loop: asyncio.AbstractEventLoop,
+        unsynced: Callable[[], bool] = lambda: False,
+        sync: Callable[[], None] = lambda: None,
+    ):
         self.size = size
         self.pending = 0  # jobs whose results have not come back
         self._loop = loop
@@ -52,8 +66,10 @@ class HandlerPool:
         self._quick = 0  # how many are awake and quick: one is enough
         self._watching = False
         self._closed = False
-        self._results: collections.deque = collections.deque()
+        self._results: collections.deque[Result] = collections.deque()
         self._announced = False
+        self._unsynced = unsynced
+        self._syncing = _Syncing(sync, self._bring)
 
     def run(self, key: Hashable | None, func: Callable[..., Any], *args: Any) -> asyncio.Future:
         """Run ``func(*args)`` in a thread, after all that was given with the same key. None is no key.
@@ -119,18 +135,25 @@ class HandlerPool:
     def _work(self, worker: _Worker) -> None:
         while (job := self._next(worker)) is not None:
             key, future, func, args = job
-            result: tuple[asyncio.Future, Any, BaseException | None]
+            result: Result
             try:
                 result = future, func(*args), None
             except BaseException as error:
                 result = future, None, error
             del job, future, func, args  # a message may be large, and this thread may sleep for long
-            self._results.append(result)
+            if self._unsynced():
+                self._syncing.put(result)
+            else:
+                self._bring(result)
             del result
-            if not self._announced and not self._closed:
-                self._announced = True
-                self._loop.call_soon_threadsafe(self._announce)
             self._rate(worker, key)
+
+    def _bring(self, *results: Result) -> None:
+        """Let the loop have results."""
+        self._results.extend(results)
+        if not self._announced and not self._closed:
+            self._announced = True
+            self._loop.call_soon_threadsafe(self._announce)
 
     def _next(self, worker: _Worker) -> Job | None:
         """Return the next job, and sleep until there is one. None ends the thread."""
@@ -189,3 +212,46 @@ class HandlerPool:
             self._turns.clear()
             while self._asleep:
                 self._asleep.pop().gate.release()
+        self._syncing.close()
+
+
+class _Syncing:
+    """The thread that waits for the disk. It is there from the first result that has to wait."""
+
+    def __init__(self, sync: Callable[[], None], bring: Callable[..., None]):
+        self._sync = sync
+        self._bring = bring
+        self._guard = threading.Condition()
+        self._held: list[Result] = []
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def put(self, result: Result) -> None:
+        """Bring this result when the disk has all that was written until now."""
+        with self._guard:
+            self._held.append(result)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="lamson-sync", daemon=True)
+                self._thread.start()
+            self._guard.notify()
+
+    def _work(self) -> None:
+        while results := self._take():
+            try:
+                self._sync()
+            except BaseException as error:
+                results = [(future, value, failure or error) for future, value, failure in results]
+            self._bring(*results)
+            del results  # a result may be large, and this thread may wait for long
+
+    def _take(self) -> list[Result]:
+        with self._guard:
+            self._guard.wait_for(lambda: self._held or self._closed)
+            results, self._held = self._held, []
+            return results
+
+    def close(self) -> None:
+        """Let the thread end when it has brought what it has."""
+        with self._guard:
+            self._closed = True
+            self._guard.notify()

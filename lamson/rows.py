@@ -36,6 +36,8 @@ class Rows:
 
     table: Table
     names: tuple[str, str]
+    synced_later = False
+    """Whether somebody else calls `sync` of the link before it matters that a change is on disk."""
 
     def __init__(self, engine: Engine, sessions: Sessions | None = None):
         super().__init__()
@@ -66,7 +68,7 @@ class Rows:
 
     def clear(self) -> None:
         """Forgets everything."""
-        self._run(self._delete_all, {})
+        self._change(self._delete_all, {})
 
     def _read(self, first: str, second: str) -> Any:
         """The values of a row; None when there is no such row."""
@@ -78,13 +80,20 @@ class Rows:
         names = zip(self.names, (storable(first), storable(second)), strict=True)
         row = {"id": key(first, second), **dict(names), **values}
         if self._upsert is not None:
-            self._run(self._upsert, row)
+            self._change(self._upsert, row)
         else:
             self._update_or_insert(row, values)
 
     def _remove(self, first: str, second: str, again: bool = True) -> bool:
         """Take a row out. Returns whether it was there."""
-        return self._run(self._delete, {"id_": key(first, second)}, again)[1] > 0
+        return self._change(self._delete, {"id_": key(first, second)}, again) > 0
+
+    def _change(self, statement: Statement, values: Any, again: bool = True) -> int:
+        """Carry out what changes rows. Returns how many."""
+        changed = self._run(statement, values, again)[1]
+        if not self.synced_later:
+            self._way.sync()
+        return changed
 
     def _run(self, statement: Statement, values: Any, again: bool = True) -> tuple[list[Any], int]:
         if not self._prepared:
@@ -96,9 +105,9 @@ class Rows:
     def _update_or_insert(self, row: dict[str, Any], values: dict[str, str]) -> None:
         update = sqlalchemy.update(self.table).where(self.table.c.id == row["id"]).values(values)
         insert = sqlalchemy.insert(self.table).values(row)
-        while not self._run(self._way.statement(update), {})[1]:
+        while not self._change(self._way.statement(update), {}):
             try:
-                self._run(self._way.statement(insert), {})
+                self._change(self._way.statement(insert), {})
                 return
             except IntegrityError:
                 continue  # somebody else inserted it since the update found nothing
@@ -121,6 +130,12 @@ class Pooled:
     def run(self, statement: Statement, values: Any, again: bool = True) -> tuple[list[Any], int]:
         with self.alone(), self._engine.connect() as connection:
             return results(connection, statement, values)
+
+    def unsynced(self) -> bool:
+        return False  # here a statement is on disk when it is carried out
+
+    def sync(self) -> None:
+        """Nothing is left to do."""
 
     @contextmanager
     def alone(self) -> Iterator[None]:

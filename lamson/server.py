@@ -95,8 +95,15 @@ def _deferred(message: MailRequest, outcome: Outcome, retries: RetryQueue | None
 def route_again(message: MailRequest) -> dict[str, Failure]:
     """Route a deferred copy, and return who did not get it: the attempt of the receiver's `RetryQueue`."""
     spelled = {recipient.lower(): recipient for recipient in message.To}
-    replies = {spelled[each.recipient]: _reply_for(each) for each in Router.deliver_each(message) if not each.safe}
+    replies = {spelled[each.recipient]: _reply_for(each) for each in _route_synced(message) if not each.safe}
     return {recipient: Failure(str(reply), permanent=reply.code >= 500) for recipient, reply in replies.items()}
+
+
+def _route_synced(message: MailRequest) -> list[Outcome]:
+    """Route a message, and return when the senders' states are on disk."""
+    outcomes = Router.deliver_each(message)
+    Router.STATE_STORE.sync()
+    return outcomes
 
 
 def give_up(message: MailRequest, reason: str) -> None:
@@ -196,7 +203,7 @@ class SMTPReceiver:
         """Serve in a thread of its own. Returns when clients can connect; raises OSError when the port is taken."""
         self.bind()
         self._loop = new_event_loop()
-        self._pool = HandlerPool(HANDLER_THREADS, self._loop)
+        self._pool = HandlerPool(HANDLER_THREADS, self._loop, _unsynced, _sync)
         self._thread = threading.Thread(target=self._loop.run_forever, name="lamson-smtp", daemon=True)
         self._thread.start()
         self._in_loop(self._serve())
@@ -371,6 +378,14 @@ class LMTPReceiver(SMTPReceiver):
         return {each.recipient: "250 OK" if each.safe else _reply_lines(_reply_for(each)) for each in outcomes}
 
 
+def _unsynced() -> bool:
+    return Router.STATE_STORE.unsynced()
+
+
+def _sync() -> None:
+    Router.STATE_STORE.sync()
+
+
 def _listen_on_path(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -501,7 +516,7 @@ class QueueReceiver:
     def _route(self, message: MailRequest) -> list[Outcome]:
         sender = printable(message.route_from)
         log.info("received: %s from <%s> to %s", message_id(message), sender, sorted(message.route_to))
-        return Router.deliver_each(message)
+        return _route_synced(message)
 
     def process_message(self, msg: MailRequest) -> str | None:
         """Route one message. Returns None when all copies are handled or kept, or else the reply that tells why not."""

@@ -146,6 +146,14 @@ class StateStorage:
         """Forget every state."""
         raise NotImplementedError(f"{type(self).__name__} has to give clear().")
 
+    def unsynced(self) -> bool:
+        """Whether `sync` has something to do. False for a storage whose `set` leaves nothing to do."""
+        return False
+
+    def sync(self) -> None:
+        """Bring to the disk what was set. The Router's states are read at once by everybody, but a power cut may take
+        the last ones along until this has returned: it is called before a message is acknowledged, once for several."""
+
     def prepare(self) -> None:
         """Make what the storage needs (tables, files). Called once when a server starts; raises to stop the start."""
 

@@ -10,6 +10,8 @@ SQLAlchemy's, made as the engine says, and then taken out of its pool: a thread 
 a lock of the database in its connection (`hold` below) can go on, however small the pool is.
 
 Every statement is carried out whole or not at all, and is there when `run` returns: there is no BEGIN and COMMIT.
+PostgreSQL has it on disk then. SQLite has it on disk when `sync` returns, which is one wait for all that was written
+before, by any thread: to wait for the disk is most of what a write costs.
 
 A connection that is lost is opened anew for the next statement, unless it held locks: then every statement of its
 thread fails, with `ConnectionLost`, until the last of them is given back, which fails as well.
@@ -19,6 +21,7 @@ import contextlib
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +85,7 @@ class ThreadLink:
         self._engine = weakref.ref(engine)
         self._dialect = engine.dialect
         self._threads = threading.local()
+        self._log = WriteAheadLog(self._database_file) if engine.dialect.name == "sqlite" else None
 
     def statement(self, clause: ClauseElement) -> Statement:
         """Writes a statement out for the driver."""
@@ -101,11 +105,32 @@ class ThreadLink:
             cursor = own.cursor
             cursor.execute(statement.text, arguments)
             # All of them: a SELECT that is not read to its end goes on reading the database as it was.
-            return (cursor.fetchall() if cursor.description else []), cursor.rowcount
+            rows, count = (cursor.fetchall() if cursor.description else []), cursor.rowcount
+            if self._log is not None and count > 0:  # which it never is for a SELECT
+                self._log.note_write()
+            return rows, count
         except Exception as error:
             if not self._is_lost(own, error) or not again or own.held:
                 raise
         return self.run(statement, values, again=False)
+
+    def unsynced(self) -> bool:
+        """Whether something was written that may not be on disk."""
+        return self._log is not None and self._log.behind()
+
+    def sync(self) -> None:
+        """Returns when all that was written before is on disk. Raises OSError."""
+        if self._log is not None and self._log.behind():
+            self._log.sync()
+
+    def _database_file(self) -> str:
+        # SQLite knows the path of its file, whatever the URL looks like and wherever the process has gone since.
+        rows, _ = self.run(Statement(None, "PRAGMA database_list", []), {})
+        return next(row[2] for row in rows if row[1] == "main")
+
+    def beside(self, ending: str) -> str:
+        """The path of a file beside that of a SQLite database."""
+        return self._database_file() + ending
 
     def hold(self, change: int) -> None:
         """Counts the locks that this thread's connection holds.
@@ -139,6 +164,9 @@ class ThreadLink:
         proxy.detach()
         self._dialect.set_isolation_level(connection, "AUTOCOMMIT")  # type: ignore[arg-type]
         self._threads.own = own = _Own(connection)
+        if self._log is not None:
+            # No wait for the disk after each statement; `sync` is that.
+            own.cursor.execute("PRAGMA synchronous = NORMAL")
         return own
 
     def _is_lost(self, own: _Own, error: Exception) -> bool:
@@ -148,6 +176,44 @@ class ThreadLink:
             with contextlib.suppress(errors):
                 own.connection.close()
         return own.lost
+
+
+class WriteAheadLog:
+    """The file that SQLite writes to first (https://sqlite.org/wal.html), and how far it has reached the disk.
+
+    What was taken from there into the database meanwhile is on disk as well: for that SQLite waits itself.
+    """
+
+    def __init__(self, database_file: Callable[[], str]):
+        self._database_file = database_file
+        self._path: str | None = None
+        self._guard = threading.Lock()
+        self._written = 0  # statements
+        self._synced = 0  # of them
+
+    def note_write(self) -> None:
+        with self._guard:
+            self._written += 1
+
+    def behind(self) -> bool:
+        return self._synced < self._written
+
+    def sync(self) -> None:
+        """Returns when what was written before is on disk. Raises OSError."""
+        written = self._written
+        if self._path is None:
+            self._path = self._database_file() + "-wal"
+        try:
+            log = os.open(self._path, os.O_RDONLY)
+        except FileNotFoundError:  # the last connection was closed, and all is in the database
+            pass
+        else:
+            try:
+                os.fdatasync(log)  # for its entry in the folder SQLite has waited when it made the file
+            finally:
+                os.close(log)
+        with self._guard:
+            self._synced = max(self._synced, written)
 
 
 class AdvisoryLocks:

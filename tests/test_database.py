@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Column, Integer, MetaData, Table, Text
 
 import lamson.rows
-from lamson.database import Database, SQLAlchemyStorage, configure_database
+from lamson.database import Database, SQLAlchemyConfirmationStorage, SQLAlchemyStorage, configure_database
 from lamson.errors import MisuseError
 from lamson.routing import StateStorage
 
@@ -343,3 +343,66 @@ def test_a_config_that_cannot_work_is_explained(url):
         configure_database({"metadata": MetaData()})
     with pytest.raises(MisuseError, match="does not know loglevel"):
         configure_database({"url": url, "loglevel": 10})
+
+
+class TestSync:
+    """What waits for the disk, and when."""
+
+    @pytest.fixture
+    def waits(self, monkeypatch):
+        """The files whose data were waited for."""
+        files = []
+        really = os.fdatasync
+
+        def fdatasync(number):
+            files.append(os.path.basename(os.readlink(f"/proc/self/fd/{number}")))
+            really(number)
+
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
+        return files
+
+    def test_states_wait_for_the_disk_once_for_all_when_they_are_synced(self, tmp_path, waits):
+        storage = SQLAlchemyStorage(f"sqlite:///{tmp_path}/states.db")
+        storage.prepare()
+        storage.sync()
+        waits.clear()
+        assert not storage.unsynced()
+        for number in range(5):
+            storage.set("key", f"{number}@x.y", "NEXT")
+        assert storage.unsynced() and waits == []
+        storage.sync()
+        assert not storage.unsynced() and waits == ["states.db-wal"]
+        storage.set("key", "1@x.y", "NEXT")  # which changes nothing
+        storage.get("key", "1@x.y")
+        assert not storage.unsynced()
+        storage.set("key", "1@x.y", "START")
+        assert storage.unsynced()
+
+    def test_a_confirmation_waits_at_once_and_takes_the_states_along(self, tmp_path, waits):
+        database = configure_database({"url": f"sqlite:///{tmp_path}/both.db"})
+        storage, confirmations = SQLAlchemyStorage(database), SQLAlchemyConfirmationStorage(database)
+        storage.prepare()
+        confirmations.prepare()
+        storage.sync()
+        waits.clear()
+        storage.set("key", "a@x.y", "NEXT")
+        confirmations.store("list", "a@x.y", "secret", "pending")
+        assert waits == ["both.db-wal"] and not storage.unsynced()
+        assert confirmations.delete("list", "a@x.y") and len(waits) == 2
+
+    def test_without_the_log_there_is_nothing_to_wait_for(self, tmp_path, waits):
+        engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/states.db")
+        storage = SQLAlchemyStorage(engine)
+        storage.set("key", "a@x.y", "NEXT")
+        storage._way.close()  # the last connection puts all into the database, and takes the log away
+        engine.dispose()
+        storage._way._log._path = str(tmp_path / "states.db-wal")
+        assert not (tmp_path / "states.db-wal").exists()
+        storage.sync()
+        assert not storage.unsynced() and waits == []
+
+    def test_memory_has_nothing_to_sync(self):
+        storage = SQLAlchemyStorage("sqlite://")
+        storage.set("key", "a@x.y", "NEXT")
+        assert not storage.unsynced()
+        storage.sync()

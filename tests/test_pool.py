@@ -14,9 +14,9 @@ from lamson.pool import HandlerPool
 class Loop:
     """An event loop in a thread, and a pool whose `run` may be called from here."""
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, *sync):
         self.loop = asyncio.new_event_loop()
-        self.pool = HandlerPool(size, self.loop)
+        self.pool = HandlerPool(size, self.loop, *sync)
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
 
@@ -164,3 +164,69 @@ def test_close_begins_nothing_new_and_lets_the_threads_end():
         thread.join(30)
         assert not thread.is_alive()
     assert begun == []
+
+
+class Disk:
+    """What jobs write has to be brought to. `wait` is how long that takes."""
+
+    def __init__(self):
+        self.written = self.synced = self.syncs = 0
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.error = None
+
+    def write(self):
+        self.written += 1
+
+    def unsynced(self):
+        return self.synced < self.written
+
+    def sync(self):
+        written = self.written
+        self.syncs += 1
+        self.begun.set()
+        assert self.go_on.wait(30)
+        if self.error:
+            raise self.error
+        self.synced = written
+
+
+@pytest.fixture
+def disk():
+    return Disk()
+
+
+@pytest.fixture
+def syncing(disk):
+    before = {thread for thread in threading.enumerate() if thread.name == "lamson-sync"}
+    running = Loop(4, disk.unsynced, disk.sync)
+    yield running
+    disk.go_on.set()
+    running.close()
+    for thread in threading.enumerate():
+        if thread.name == "lamson-sync" and thread not in before:
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def test_a_result_is_held_until_the_disk_has_it_and_many_wait_for_the_disk_together(syncing, disk):
+    assert syncing.run(None, max, 1, 2).result(30) == 2 and disk.syncs == 0, "nothing was written"
+    first = syncing.run(None, disk.write)
+    assert disk.begun.wait(30)
+    others = [syncing.run(number, disk.write) for number in range(50)]
+    deadline = time.monotonic() + 30
+    while disk.written < 51:  # handlers go on meanwhile
+        assert time.monotonic() < deadline
+    assert not any(future.done() for future in [first, *others])
+    disk.go_on.set()
+    for future in [first, *others]:
+        future.result(30)
+    assert disk.synced == 51 and disk.syncs <= 3
+
+
+def test_what_the_disk_did_not_take_was_not_done(syncing, disk):
+    disk.error = OSError("no space left")
+    disk.go_on.set()
+    with pytest.raises(OSError, match="no space left"):
+        syncing.run(None, disk.write).result(30)
+    disk.error = None
+    assert syncing.run(None, max, 1, 2).result(30) == 2 and disk.synced == 1

@@ -12,7 +12,7 @@ from lamson import server
 from lamson.errors import SMTPError
 from lamson.mail import MailRequest
 from lamson.queue import Queue
-from lamson.routing import Outcome, Router, route, stateless
+from lamson.routing import MemoryStorage, Outcome, Router, route, route_like, stateless
 from lamson.server import LMTPReceiver, QueueReceiver, SMTPReceiver
 
 RAW = b"From: a@example.com\r\nTo: list@test.com\r\nSubject: hi\r\nMessage-ID: <1@example.com>\r\n\r\nHello\r\n"
@@ -289,6 +289,77 @@ class TestSMTPReceiver:
         assert not one.knows_recipient("new@test.com")
         (app / "one.py").write_text("from lamson.routing import *\n@route('new@test.com')\ndef ANOTHER(m): pass\n")
         assert one.knows_recipient("NEW@test.com")
+
+
+class SlowDisk(MemoryStorage):
+    """States that are on disk when `go_on` is set."""
+
+    def __init__(self):
+        super().__init__()
+        self.waiting, self.go_on, self.syncs, self.error = threading.Event(), threading.Event(), 0, None
+
+    def unsynced(self):
+        return bool(self.states) and not self.syncs
+
+    def sync(self):
+        self.waiting.set()
+        assert self.go_on.wait(30)
+        if self.error:
+            raise self.error
+        self.syncs += 1
+
+
+class TestStatesOnDisk:
+    @pytest.fixture
+    def disk(self):
+        @route("(name)@test.com", name=".+")
+        def START(message, name):
+            return NEXT
+
+        @route_like(START)
+        def NEXT(message, name):
+            pass
+
+        Router.STATE_STORE = SlowDisk()
+        return Router.STATE_STORE
+
+    def test_a_client_hears_250_when_the_state_is_on_disk_and_not_before(self, receiver, disk):
+        one = receiver()
+        answers = []
+
+        def send():
+            with smtplib.SMTP("127.0.0.1", one.port, timeout=30) as client:
+                answers.append(client.sendmail("a@b.c", ["d@test.com"], RAW))
+
+        sending = threading.Thread(target=send)
+        sending.start()
+        assert disk.waiting.wait(30)
+        assert answers == []
+        disk.go_on.set()
+        sending.join()
+        assert answers == [{}]
+
+    def test_a_disk_that_fails_leaves_the_message_to_the_client(self, receiver, disk):
+        disk.error = OSError(28, "No space left on device")
+        disk.go_on.set()
+        one = receiver()
+        with (
+            smtplib.SMTP("127.0.0.1", one.port, timeout=30) as client,
+            pytest.raises(smtplib.SMTPDataError, match="451"),
+        ):
+            client.sendmail("a@b.c", ["d@test.com"], RAW)
+
+    def test_a_queue_keeps_its_message_until_then(self, tmp_path, disk):
+        disk.error = OSError(28, "No space left on device")
+        disk.go_on.set()
+        queue = Queue(tmp_path / "work")
+        queue.push(MailRequest("test", "a@b.c", "d@test.com", RAW))
+        one = QueueReceiver(tmp_path / "work")
+        one.start(one_shot=True)
+        assert queue.count() == 1
+        disk.error = None
+        one.start(one_shot=True)
+        assert queue.count() == 0 and disk.syncs
 
 
 class TestSettle:
