@@ -87,11 +87,14 @@ _ADDRESS = re.compile(dsn.ADDRESS)
 _OTHER_ADDRESS = re.compile(
     r"""(?:\b(?:from|(?:sent|written|submitted)\ by|sender(?:\ address)?|reply-?to|contact\w*|mailto|message-?id|id
       |envelope-from|return-?path|behalf\ of|e-?mail\ (?:us|me)(?:\ at|\ to)?|write\ to|questions?(?:\ to)?|help|support
-      |(?:send|forward\w*)\ (?:it\ |mail\ |a\ mail\ |this\ |it\ )?to|please\ use|via|mail\ ?to|von|de|cc|you|user-agent
+      |(?:send|forward\w*)\ (?:it\ |mail\ |a\ mail\ |this\ |it\ )?to|please\ (?:use|try)|moved\ to
+      |new\ (?:e-?mail\ )?address(?:\ is)?|via|mail\ ?to|von|de|cc|you|user-agent
       |http\S*) | \bx-\w[\w-]{0,40})
     [\s:<(='"\[]*$""",
     re.I | re.X,
 )
+# and what follows one,
+_INSTEAD = re.compile(r"""[>)\]'"*]*,?\ instead\b""", re.I)
 # before one that a list or an alias made another one of, which failed,
 _GENERATED = re.compile(r"\bgenerated from[\s<]*$", re.I)
 # and before one that did itself.
@@ -332,6 +335,8 @@ class Notice:
         if _GENERATED.search(before):
             return 3
         if _OTHER_ADDRESS.search(before) or (alone and _OTHER_ADDRESS.search(previous.rstrip()[-MAX_BEFORE:])):
+            return 0
+        if _INSTEAD.match(line, end):
             return 0
         if _ROBOT.match(line, start):
             return 1 if alone else 0

@@ -391,6 +391,22 @@ class TestNotices:
         two = f"{text}\nmax@example.com\n    550 5.1.1 No such user\n"
         assert ("max@example.com", "failed", "5.1.1") in verdicts(ask(notice(two)))
 
+    @pytest.mark.parametrize(
+        "advice",
+        [
+            "User has moved; please try <max@example.net>",
+            "The user has moved to max@example.net.",
+            "User unknown. The new address is max@example.net.",
+            "No such user, write <max@example.net> instead",
+        ],
+    )
+    def test_whom_to_write_to_instead_has_not_failed(self, advice):
+        assert [each.address for each in ask(notice(f"<zoe@example.com>:\n551 {advice}\n")).recipients] == [
+            "zoe@example.com"
+        ]
+        text = f"Your message to zoe@example.com could not be delivered.\n\n551 {advice}\n"
+        assert [each.address for each in ask(notice(text)).recipients] == ["zoe@example.com"]
+
     def test_an_address_ends_at_the_punctuation_of_any_language(self):
         text = "您的邮件被退回来了。\n收件人：zoe@qq.com\n退信原因：收件人地址（zoe@qq.com）不存在，邮件无法送达。\n"
         assert verdicts(ask(notice(text))) == [("zoe@qq.com", "failed", "5.1.1")]
