@@ -7,8 +7,8 @@
 A server with PIPELINING (RFC 2920) gets sender, recipients and DATA in one go, so a message takes two round trips.
 Nothing here waits for ever: see the times below.
 
-Only one moment is in doubt: when a connection ends after the message was sent and before the server has answered, the
-server may have it or not. All earlier ends raise `NotSent`, which means: nobody has it, it may be sent elsewhere.
+Only one moment is in doubt: when a connection ends after the whole message was sent and before the server has answered,
+the server may have it or not. All earlier ends raise `NotSent`: nobody has it, and it may be sent elsewhere.
 """
 
 import contextlib
@@ -161,6 +161,7 @@ class Connection(smtplib.SMTP):
             self.close()
             raise TimeoutError("The server did not read in time") from None
         except OSError as error:
+            self._hear_last_words()
             self.close()
             raise smtplib.SMTPServerDisconnected(f"The connection broke: {error}") from error
 
@@ -214,6 +215,13 @@ class Connection(smtplib.SMTP):
         except OSError as error:
             self.close()
             raise smtplib.SMTPServerDisconnected(f"The connection broke: {error}") from error
+
+    def _hear_last_words(self) -> None:
+        """Take in what a server has said before it hung up, such as that a message is too big for it."""
+        assert self.sock is not None
+        with contextlib.suppress(OSError):
+            self._limit(FAREWELL_TIME)
+            self._received += self.sock.recv(_RECEIVED)
 
     def _limit(self, seconds: float) -> None:
         """Let the next `recv` take so long; then it raises TimeoutError or BlockingIOError."""
@@ -271,11 +279,15 @@ class Connection(smtplib.SMTP):
             raise
         except OSError as error:  # SMTPServerDisconnected is one, too
             raise NotSent(str(error)) from error
-        if len(text) <= _BLOCK:
-            self.send(text + end)
-        else:  # not copied
-            self.send(text)
-            self.send(end)
+        try:
+            if len(text) <= _BLOCK:
+                self.send(text + end)
+            else:  # not copied
+                self.send(text)
+                self.send(end)
+        except OSError as error:  # the end of the message was not sent, so nobody has it
+            self._give_last_reply()
+            raise NotSent(str(error)) from error
         reply = self.getreply(END_TIME)
         if not _taken(reply):
             raise smtplib.SMTPDataError(*reply)
@@ -320,6 +332,12 @@ class Connection(smtplib.SMTP):
         if nobody:
             raise smtplib.SMTPRecipientsRefused(refused)
         raise smtplib.SMTPDataError(*data)
+
+    def _give_last_reply(self) -> None:
+        """Raise what a server has said about the message before it hung up; return when that was nothing."""
+        found = _REPLY.match(self._received)
+        if found is not None and found[2] != b"421" and not found[2].startswith(b"2"):
+            raise smtplib.SMTPDataError(*self.getreply())
 
     def _command(self, line: str) -> None:
         self.send(f"{line}\r\n".encode("utf-8", "surrogateescape"))

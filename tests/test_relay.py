@@ -369,8 +369,33 @@ class TestTheConversation:
     def test_a_message_that_is_not_read_is_not_sent_for_ever(self, host, monkeypatch):
         monkeypatch.setattr(client, "BLOCK_TIME", 0.2)
         host.answers["DATA"] = "354 Go ahead" + DEAF
-        with pytest.raises(TimeoutError, match="did not read"):
+        with pytest.raises(client.NotSent, match="did not read"):
             Relay("127.0.0.1", host.port).deliver(mail(content=RAW + b"0123456789\r\n" * 2_000_000))
+
+    @pytest.mark.parametrize(
+        ("last_words", "error", "match"),
+        [
+            (b"552 5.3.4 Too big", smtplib.SMTPDataError, "Too big"),
+            (b"421 4.3.2 Closing", client.NotSent, "broke"),
+            (b"", client.NotSent, "broke"),
+        ],
+    )
+    def test_a_server_that_hangs_up_in_the_middle_of_a_message_does_not_have_it(self, last_words, error, match):
+        def serve():
+            peer, _ = listening.accept()
+            with peer, peer.makefile("rb") as lines:
+                peer.sendall(b"220 host.test ESMTP\r\n")
+                for reply in (b"250 host.test", b"250 OK", b"250 OK", b"354 Go ahead", last_words):
+                    lines.readline()
+                    peer.sendall(reply + b"\r\n" if reply else b"")
+
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            thread = threading.Thread(target=serve)
+            thread.start()
+            relay = Relay("127.0.0.1", listening.getsockname()[1])
+            with pytest.raises(error, match=match):
+                relay.deliver(mail(content=RAW + b"0123456789\r\n" * 2_000_000))
+            thread.join()
 
     def test_a_server_that_is_not_there_is_an_error(self):
         with pytest.raises(ConnectionRefusedError):
