@@ -24,7 +24,7 @@ def HARD_BOUNCED(message, target=None, id_number=None, host=None):
     for recipient in message.bounce.recipients:
         log.info("hard bounce of <%s>: %s", recipient.address, message.bounce.error_for_humans())
         if id_number:
-            confirmation.cancel(target, recipient.address, id_number)
+            confirmation.cancel(target, recipient.sent_to, id_number)
 
 
 @route("no-reply@(host)")

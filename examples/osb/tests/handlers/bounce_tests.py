@@ -46,6 +46,12 @@ def test_what_is_asked_at_an_address_that_does_not_exist_is_dropped():
     assert_equal(settings.confirmation.pending.count(), 0)
 
 
+def test_whose_mail_is_forwarded_is_known_by_the_address_that_was_asked():
+    begin()
+    bounce(ask()["From"], address=f"zed@elsewhere.example\nOriginal-Recipient: rfc822; {ZED}")
+    assert_equal(settings.confirmation.pending.count(), 0)
+
+
 def test_what_did_not_arrive_yet_is_waited_for():
     begin()
     question = ask()
