@@ -52,6 +52,7 @@ setup(
         "uvloop>=0.21; sys_platform != 'win32' and implementation_name == 'cpython'",
     ],
     extras_require={
+        "broker": ["kombu[redis]>=5.5"],
         "html": ["css-inline>=0.17", "markdown>=3.6"],
         "mako": ["mako>=1.3"],
         "postgresql": ["psycopg[binary]>=3.2"],
@@ -61,6 +62,7 @@ setup(
             "dkimpy>=1.1",
             "html5lib>=1.1",
             "hypothesis>=6.100",
+            "kombu[redis]>=5.5",
             "mako>=1.3",
             "markdown>=3.6",
             "nh3>=0.2.20",

@@ -1,9 +1,10 @@
 """Measures what one message costs in queues of different depths, and how fast a queue is drained next to Salmon's.
 
-    python benchmarks/queues.py [--depth 100000] [--messages 2000] [--salmon PYTHON]
+    python benchmarks/queues.py [--depth 100000] [--messages 2000] [--salmon PYTHON] [--broker URL]...
 
 Every figure is in microseconds for each message, the median of the rounds, for a queue with a hundred messages and for
 one with `--depth`, and their ratio. `PYTHON` is an interpreter that has salmon-mail; without it Salmon is left out.
+`URL` is that of a queue over a broker, which is emptied, filled and drained.
 
 A queue is filled without syncs: what is measured is the queue, and not the filling.
 """
@@ -160,11 +161,24 @@ def salmon(python: str, top: Path) -> float:
     return float(done.stdout)
 
 
+def broker(url: str, messages: int) -> tuple[float, float]:
+    """Messages a second that one process pushes to a broker, and that it drains from it."""
+    queue = Queue(url)
+    queue.clear()
+    start = time.perf_counter()
+    for _ in range(messages):
+        queue.push(REQUEST)
+    pushed = time.perf_counter()
+    QueueReceiver(url).start(one_shot=True)
+    return messages / (pushed - start), messages / (time.perf_counter() - pushed)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--depth", type=int, default=100_000)
     parser.add_argument("--messages", type=int, default=2000, help="how many messages a figure is taken from at least")
     parser.add_argument("--salmon", metavar="PYTHON", help="an interpreter that has salmon-mail")
+    parser.add_argument("--broker", metavar="URL", action="append", default=[], help="a queue over a broker")
     options = parser.parse_args()
     logging.disable(logging.INFO)
 
@@ -186,6 +200,9 @@ def main() -> None:
             ratio(what, 1e6 / ours, "Salmon's pop and routing", salmon(options.salmon, top), ">= 20")
         else:
             missing(f"{what} ({1e6 / ours:.0f}/s) beside Salmon", "no interpreter with Salmon was named")
+        for url in options.broker:
+            push, drain = broker(url, options.messages)
+            print(f"{url}: pushed {push:.0f} and drained {drain:.0f} messages a second", flush=True)
     finally:
         shutil.rmtree(top)
         Router.clear_routes()

@@ -297,44 +297,41 @@ def queue_command(
         -list: print each mail's key, sender, recipients, size, age and why it is there
         -retry KEY: try the mail of this key, or every one with ALL, once more
         -boot MODULE: the module that makes the relay and loads the handlers, for -retry
-        -name DIR: the queue
+        -name DIR: the queue's folder, or its URL when it is over a broker
     """
-    from lamson.errors import QueueError
-    from lamson.queue import Queue
-
-    wanted = [word for word, given in locals().items() if word not in ("name", "boot", "Queue", "QueueError") and given]
+    wanted = [word for word, given in locals().items() if word not in ("name", "boot") and given]
     if len(wanted) != 1:
         _misused("queue", "say one thing to do: -pop, -get, -keys, -remove, -count, -list, -retry or -clear")
-    if not os.path.isdir(os.path.join(name, "new")):
+    from lamson.queue import Queue, is_url
+
+    if not is_url(name) and not os.path.isdir(os.path.join(name, "new")):
         _refuse(f"there is no queue in {name}")
-    mails = Queue(name)
-    if pop:
-        with mails.claim() as claim:
-            if claim is None:
-                _refuse(f"{name} is empty or other programs are handling all its mails")
-            _print_mail(claim.message)
-            claim.done()  # and not before it is printed: the reader may be gone
-    elif get:
-        message = mails.get(get)
-        if message is None:
-            _refuse(f"there is no mail {get} in {name}")
-        _print_mail(message)
-    elif keys:
-        print("".join(f"{key}\n" for key in mails.keys()), end="")
-    elif remove:
-        try:
+    with _refusing():
+        mails = Queue(name)
+        if pop:
+            with mails.claim() as claim:
+                if claim is None:
+                    _refuse(f"{mails.dir} is empty or other programs are handling all its mails")
+                _print_mail(claim.message)
+                claim.done()  # and not before it is printed: the reader may be gone
+        elif get:
+            message = mails.get(get)
+            if message is None:
+                _refuse(f"there is no mail {get} in {mails.dir}")
+            _print_mail(message)
+        elif keys:
+            print("".join(f"{key}\n" for key in mails.keys()), end="")
+        elif remove:
             mails.remove(remove)
-        except QueueError as error:
-            _refuse(str(error))
-    elif count:
-        print(mails.count())
-    elif list:
-        for entry in mails.entries():
-            print(_described(entry))
-    elif retry:
-        _retry(name, mails.keys() if retry == "ALL" else [retry], boot)
-    else:
-        mails.clear()
+        elif count:
+            print(mails.count())
+        elif list:
+            for entry in mails.entries():
+                print(_described(entry))
+        elif retry:
+            _retry(name, mails.keys() if retry == "ALL" else [retry], boot)
+        else:
+            mails.clear()
 
 
 def _retry(name: str, keys: Sequence[str], boot: str) -> None:

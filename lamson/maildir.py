@@ -32,11 +32,15 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger(__name__)
 
 # One for the process, since two objects may write into one folder within the same microsecond.
 _counter = itertools.count()
+
+# What stands for the host's name in keys that strangers get to see.
+SAFE_NAME = secrets.token_hex(8)
 
 # Errors of open that say nothing about the file: this process or the system has too much open.
 _OUR_OWN = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -61,16 +65,13 @@ class Maildir:
 
     def host(self) -> str:
         """The part of a file name that keeps the names of several machines apart."""
-        return socket.gethostname().replace("/", "\\057").replace(":", "\\072")
+        return host_name()
 
     # messages by key
 
     def add(self, content: bytes, key: str | None = None) -> str:
         """Write a message so that it is there after a power cut, and return its key. Raises OSError."""
-        if key is None:
-            now = time.time()
-            seconds, micros = int(now), int(now % 1 * 1e6)
-            key = f"{seconds}.M{micros:06}P{os.getpid()}Q{next(_counter)}.{self.host()}"
+        key = key or new_key(self.host())
         temporary = self._write(key, content)
         try:
             os.rename(temporary, f"{self._base}/new/{key}")
@@ -261,10 +262,8 @@ class Maildir:
 class SafeMaildir(Maildir):
     """A Maildir whose file names do not tell the host's name, for keys that strangers get to see."""
 
-    _token = secrets.token_hex(8)
-
     def host(self) -> str:
-        return self._token
+        return SAFE_NAME
 
 
 class Held:
@@ -320,8 +319,12 @@ class Held:
             os.unlink(old)
         return True
 
-    def remove(self) -> None:
-        """Take the message out for good, power cut or not. It is no error when it is gone. Raises OSError."""
+    def remove(self, synced: bool = False) -> None:
+        """Take the message out. It is no error when it is gone. Raises OSError.
+
+        After a power cut it may be there again, which costs less than to wait for the disk: whoever handles what is in
+        a queue has to expect a message twice. `synced` waits.
+        """
         while True:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)
@@ -330,19 +333,26 @@ class Held:
             if here is None:
                 return
             self._path = here
-        _sync_folder(os.path.dirname(self._path))
+        if synced:
+            _sync_folder(os.path.dirname(self._path))
 
-    def move_to(self, other: Maildir) -> None:
-        """Move the message to another Maildir, where it has the same key. Raises OSError."""
-        try:
-            os.rename(self._path, target := f"{other.path}/new/{self.key}")
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            other.add(self.read(), self.key)
-            self.remove()
-        else:
-            _sync_folder(os.path.dirname(target))
+    def move_to(self, other: Any) -> None:
+        """Move the message to another queue's store, where it has the same key. Raises OSError."""
+        if isinstance(other, Maildir):
+            target = f"{other.path}/new/{self.key}"
+            try:
+                os.rename(self._path, target)
+                _sync_folder(os.path.dirname(target))
+                return
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+        other.add(self.read(), self.key)
+        self.remove()
+
+    def set_aside(self, content: bytes) -> bool:
+        """Returns False: a folder has no place of its own for messages that are given up, and the message stays."""
+        return False
 
     def postpone(self, due: float) -> None:
         """Date the message `due`."""
@@ -357,6 +367,17 @@ class Held:
         # There may be two files of this key, of which the other one was found.
         paths = (f"{self._maildir.path}/{name}" for name in self._maildir.names() if key_of(name) == self.key)
         return next((path for path in paths if _number(path) == number), None)
+
+
+def host_name() -> str:
+    """The host's name, fit for a file name in a Maildir."""
+    return socket.gethostname().replace("/", "\\057").replace(":", "\\072")
+
+
+def new_key(host: str) -> str:
+    """A key that nobody else makes. Keys sort by the time of their making."""
+    now = time.time()
+    return f"{int(now)}.M{int(now % 1 * 1e6):06}P{os.getpid()}Q{next(_counter)}.{host}"
 
 
 def key_of(name: str | os.PathLike) -> str:

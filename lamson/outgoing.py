@@ -219,7 +219,7 @@ class RetryQueue:
         if not recipients:
             failure = Failure("it has no recipient", self._gave_up(sender, [], content, "it has no recipient"))
             if failure.permanent:
-                held.remove()
+                held.remove(synced=True)
             else:
                 held.postpone(self.clock() + LONGEST_WAIT)
             return failure
@@ -229,7 +229,7 @@ class RetryQueue:
         left = self._give_up_what_failed_for_good(failures, age, sender, content)
         self._settled[key] = set(recipients) - left.keys()
         if not left:
-            held.remove()
+            held.remove(synced=True)  # a power cut shall not send it twice
         else:
             held.replace(join_envelope(sender, list(left), content, _joined(left)), self.clock() + self._wait(age))
             log.info("deferred: %s for %s: %s", key, printable(", ".join(left)), printable(_joined(left)))

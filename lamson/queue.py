@@ -1,7 +1,7 @@
-"""Queues of mail in a Maildir: a folder that any mail program can read, and that survives a power cut.
+"""Queues of mail: in a folder that any mail program can read, or over a message broker that several machines share.
 
     >>> from lamson.queue import Queue
-    >>> pending = Queue("run/pending")
+    >>> pending = Queue("run/pending")      # or Queue("amqp://guest:guest@localhost//?queue=pending")
     >>> key = pending.push(message)         # on disk when push returns, or it raises
     >>> key, message = pending.pop()        # the oldest one; (None, None) when there is none
 
@@ -14,7 +14,8 @@ A message in a queue keeps its envelope: see `lamson.envelope`.
             handle(claim.message)
             claim.done()                    # without this, and after a crash, somebody else may claim it
 
-Several processes may push to, pop from and claim in one queue at the same time.
+Several processes may push to, pop from and claim in one queue at the same time. What a folder does is in
+`lamson.maildir`, what a broker does in `lamson.broker`.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from typing import Any, NamedTuple
 from lamson.envelope import envelope_reason, join_envelope, split_envelope, to_bytes
 from lamson.errors import QueueError
 from lamson.mail import MailRequest
-from lamson.maildir import Held, Maildir, SafeMaildir, key_of
+from lamson.maildir import Maildir, SafeMaildir, key_of
 
 __all__ = [
     "Claim",
@@ -37,6 +38,7 @@ __all__ = [
     "Queue",
     "SafeMaildir",
     "envelope_reason",
+    "is_url",
     "join_envelope",
     "key_of",
     "split_envelope",
@@ -64,7 +66,7 @@ class Claim:
     `count` is how often it was claimed, this time included.
     """
 
-    def __init__(self, held: Held, count: int):
+    def __init__(self, held: Any, count: int):
         self.key = held.key
         self.count = count
         self.message = _request(held.read())
@@ -77,15 +79,23 @@ class Claim:
         self._held.replace(join_envelope(sender, recipients, _content(self.message.original), reason))
 
     def done(self) -> None:
-        """The message has been handled: take it out of the queue for good. Raises OSError."""
+        """The message has been handled: take it out of the queue. Raises OSError."""
         self._held.remove()
+
+    def set_aside(self, reason: str) -> bool:
+        """Give the message up, where the queue has a place for that: a broker has, a folder has not.
+
+        Returns whether it was moved there, with the reason. Raises OSError.
+        """
+        return self._held.set_aside(_entry(self.message, reason))
 
 
 class Queue:
-    """A queue of mail in the Maildir `queue_dir`, which is made when it is not there.
+    """A queue of mail in the Maildir `queue_dir`, which is made when it is not there, or over the broker of that URL.
 
     `safe=True` keeps the host's name out of the keys. `pop` never returns a message over `pop_limit` bytes (0: no
-    limit): it moves such a message to the Maildir `oversize_dir`, or drops it when there is none.
+    limit): it moves such a message to the queue `oversize_dir`, or drops it when there is none. `dir` is `queue_dir`,
+    without the password if there is one in it.
     """
 
     def __init__(
@@ -95,27 +105,20 @@ class Queue:
         pop_limit: int = 0,
         oversize_dir: str | os.PathLike | None = None,
     ):
-        self.dir = os.fspath(queue_dir)
         self.pop_limit = pop_limit
         self.oversize_dir = oversize_dir
-        self.mbox = SafeMaildir(queue_dir) if safe else Maildir(queue_dir)
-        self._oversized = Maildir(oversize_dir) if oversize_dir else None
+        self.mbox = _store(os.fspath(queue_dir), safe)
+        self.dir = str(self.mbox) if is_url(queue_dir) else os.fspath(queue_dir)
+        self._oversized = _store(os.fspath(oversize_dir), safe) if oversize_dir else None
 
     def push(self, message: Any, reason: str | None = None) -> str:
-        """Put a message in and return its key. It is on disk, file and folder, when this returns.
+        """Put a message in and return its key. It is on disk, file and folder, when this returns, or the broker has it.
 
         Takes a MailRequest (with its envelope, and exactly the bytes that came in when nobody changed it), a
         MailResponse, an `email.message.Message`, str or bytes. Raises QueueError for anything else, OSError when the
-        disk does not take it. `reason` says why the message is here; it is kept with an envelope only.
+        disk or the broker does not take it. `reason` says why the message is here; it is kept with an envelope only.
         """
-        content = _content(message)
-        if isinstance(message, MailRequest):
-            sender, recipients = message.envelope
-            if recipients:
-                content = join_envelope(
-                    message.route_from or "" if sender is None else sender, recipients, content, reason
-                )
-        return self.mbox.add(content)
+        return self.mbox.add(_entry(message, reason))
 
     def pop(self) -> tuple[str, MailRequest] | tuple[None, None]:
         """Take the oldest message out and return ``(key, message)``, or ``(None, None)`` when the queue is empty."""
@@ -142,7 +145,7 @@ class Queue:
                 return
         yield None
 
-    def _held(self, wanted: Callable[[str], bool] | None = None) -> Generator[Held, None, None]:
+    def _held(self, wanted: Callable[[str], bool] | None = None) -> Generator[Any, None, None]:
         """Yield messages that nobody else works on, and move those that are too large."""
         with contextlib.closing(self.mbox.held(wanted)) as found:
             for held in found:
@@ -190,6 +193,28 @@ class Queue:
     def oversize(self, key: str) -> bool:
         """Whether the message is over `pop_limit`."""
         return bool(self.pop_limit and (self.mbox.size(key) or 0) > self.pop_limit)
+
+
+def is_url(queue_dir: str | os.PathLike) -> bool:
+    """Whether a queue is over a broker, and not in a folder."""
+    return "://" in os.fspath(queue_dir)
+
+
+def _store(queue_dir: str, safe: bool) -> Any:
+    if not is_url(queue_dir):
+        return SafeMaildir(queue_dir) if safe else Maildir(queue_dir)
+    from lamson.broker import Broker  # few need it
+
+    return Broker(queue_dir, safe)
+
+
+def _entry(message: Any, reason: str | None) -> bytes:
+    """What is kept of a message: its envelope, when it has one, and its bytes."""
+    content = _content(message)
+    sender, recipients = message.envelope if isinstance(message, MailRequest) else (None, None)
+    if not recipients:
+        return content
+    return join_envelope(message.route_from or "" if sender is None else sender, recipients, content, reason)
 
 
 def _content(message: Any) -> bytes:

@@ -425,15 +425,16 @@ def _reply_lines(error: SMTPError) -> str:
 class QueueReceiver:
     """Takes messages out of a queue and gives them to the Router, as SMTPReceiver does with those from the wire.
 
-    Looks every `sleep` seconds. A recipient that a handler refuses with 4xx stays in the queue and is tried again,
-    three times in all; what fails for good goes to the undeliverable queue, and so does a message that took the whole
-    process with it three times. Without an undeliverable queue such messages stay. Messages over `size_limit` bytes
-    (0: none is) go to the Maildir `oversize_dir`, or are dropped when there is none.
+    `queue_dir` is a folder, or the URL of a queue over a broker. Looks every `sleep` seconds. A recipient that a
+    handler refuses with 4xx stays in the queue and is tried again, three times in all; what fails for good goes to the
+    undeliverable queue, and so does a message that took the whole process with it three times. Without an
+    undeliverable queue such messages stay in a folder, and go to the queue NAME.dead of a broker. Messages over
+    `size_limit` bytes (0: none is) go to the queue `oversize_dir`, or are dropped when there is none.
     """
 
     def __init__(self, queue_dir: str, sleep: float = 10, size_limit: int = 0, oversize_dir: str | None = None):
         self.queue = Queue(queue_dir, pop_limit=size_limit, oversize_dir=oversize_dir)
-        self.queue_dir = queue_dir
+        self.queue_dir = self.queue.dir
         self.sleep = sleep
         self._closing = threading.Event()
 
@@ -443,13 +444,22 @@ class QueueReceiver:
         return f"queue {self.queue_dir}"
 
     def bind(self) -> None:
-        """Nothing to bind: a queue has no port."""
+        """A queue has no port, but it has to be there. Raises OSError when it is not."""
+        self.queue.count()
 
     def start(self, one_shot: bool = False) -> None:
-        """Handle what is in the queue, again and again until `close`, or once with `one_shot`. Blocks."""
+        """Handle what is in the queue, again and again until `close`, or once with `one_shot`. Blocks.
+
+        A queue that cannot be read is logged and tried again; with `one_shot` that raises OSError.
+        """
         log.info("listening: queue %s every %s seconds", self.queue_dir, self.sleep)
         while not self._closing.is_set():
-            self._drain()
+            try:
+                self._drain()
+            except OSError:
+                if one_shot:
+                    raise
+                log.exception("failed: the queue %s cannot be read", self.queue_dir)
             if one_shot or self._closing.wait(self.sleep):
                 return
 
@@ -494,13 +504,13 @@ class QueueReceiver:
 
     def _drains_undeliverable(self) -> bool:
         other = getattr(Router.UNDELIVERABLE_QUEUE, "dir", None)
-        return other is not None and os.path.realpath(other) == os.path.realpath(self.queue_dir)
+        return other is not None and os.path.realpath(other) == os.path.realpath(self.queue.dir)
 
     def _handle(self, claim: Claim) -> bool:
         """Route a claimed message. Returns whether the queue may forget it."""
         if claim.count > MAX_CLAIMS:
             # It was claimed that often and never came to an end: it takes the process with it. Not once more.
-            return self._set_aside(claim, f"{claim.count - 1} attempts to handle it did not end")
+            return self._set_aside(claim, f"{claim.count - 1} attempts to handle it did not end well")
         outcomes = self._route(claim.message)
         unsafe = [outcome for outcome in outcomes if not outcome.safe]
         later = [outcome for outcome in unsafe if is_temporary(outcome) and claim.count < MAX_CLAIMS]
@@ -511,7 +521,12 @@ class QueueReceiver:
         return not left
 
     def _set_aside(self, claim: Claim, reason: str) -> bool:
-        return undeliverable_message(claim.message, f"{claim.key}: {reason}") is not None
+        """Give a message up. Returns whether the queue may forget it."""
+        if undeliverable_message(claim.message, f"{claim.key}: {reason}") is not None:
+            return True
+        if claim.set_aside(reason):
+            log.warning("undeliverable: %s, moved out of the queue %s: %s", claim.key, self.queue_dir, reason)
+        return False
 
     def _route(self, message: MailRequest) -> list[Outcome]:
         sender = printable(message.route_from)

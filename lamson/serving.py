@@ -72,7 +72,7 @@ def _serve_here(settings: Any, ready: Callable[[str], None]) -> str:
         Router.STATE_STORE.prepare()
     for queue in (Router.UNDELIVERABLE_QUEUE, getattr(relay, "outgoing", None), getattr(receiver, "retries", None)):
         folder = getattr(queue, "dir", None)
-        if folder and not os.access(os.path.join(folder, "new"), os.W_OK | os.X_OK):
+        if folder and "://" not in folder and not os.access(os.path.join(folder, "new"), os.W_OK | os.X_OK):
             raise ServerError(f"User {os.geteuid()} may not write to {folder}, where mail is kept.")
     # Until here a signal just ends the process; from here on there may be mail in hand. A handler of signals runs
     # between any two steps of the main thread, so all that it does is to write a byte.

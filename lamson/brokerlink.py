@@ -1,0 +1,335 @@
+"""Connections to a message broker, for queues that several machines share. This is the one place that needs kombu.
+
+    >>> place = Place.of("amqp://guest:guest@localhost:5672//?queue=posts")
+    >>> place.queue, str(place)
+    ('posts', 'amqp://guest:***@localhost:5672//?queue=posts')
+    >>> with linked(place) as link:
+    ...     link.publish(content, headers, "posts")         # the broker has it when this returns, or it raises
+
+A connection is used by one thread at a time, and kept for the next one. Every failure is a BrokerError, which is an
+OSError as the failure of a disk is; a connection that failed is not used again.
+
+While a message is in hand, a thread tells the broker every few seconds that this process is alive. What a process had
+in hand that was killed goes back to its queue: on AMQP when its connection breaks, or after a minute's silence when the
+whole machine is gone; on Redis after `visibility_timeout` seconds of silence (120), counted by the machines' clocks.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlencode
+
+from lamson.errors import QueueError
+
+log = logging.getLogger(__name__)
+
+# All in seconds.
+CONNECT_TIME = 5  # until a connection is there
+ANSWER_TIME = 30  # until the broker has confirmed a message
+SILENCE = 60  # after which an AMQP broker takes this process for dead
+VISIBILITY = 120  # the same, for Redis
+KEEP = 15  # between two signs of life while a message is in hand
+LOOK = 1  # between two looks for what dead processes have left in Redis
+
+# Those that give back what a killed process had in hand. Of kombu's others, most forget it.
+_SCHEMES = ("amqp", "amqps", "redis", "rediss", "memory")
+_NAME = re.compile(r"[\w.-]{1,200}", re.ASCII)
+
+
+class BrokerError(QueueError, OSError):
+    """The broker cannot be reached, or did not do what it was asked. Whether it has a message is not known then."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Place(NamedTuple):
+    """A queue of a broker: the broker's URL, the queue's name, and the options that stood in the URL."""
+
+    url: str
+    queue: str
+    options: tuple[tuple[str, float], ...] = ()
+
+    @classmethod
+    def of(cls, url: str) -> "Place":
+        """Read a URL. Raises QueueError when it says no queue or a broker that cannot be used."""
+        base, _, query = url.partition("?")
+        scheme = base.partition("://")[0]
+        if scheme not in _SCHEMES:
+            raise QueueError(f"{_hidden(url)}: a queue is in a folder, or over one of {', '.join(_SCHEMES)}.")
+        options = dict(parse_qsl(query))
+        queue = options.pop("queue", "")
+        if not _NAME.fullmatch(queue):
+            raise QueueError(
+                f"{_hidden(url)} has to name the queue, with letters, digits, and . _ -: "
+                f"{_hidden(base)}?queue=posts is one."
+            )
+        try:
+            visibility = {name: float(options.pop(name)) for name in ("visibility_timeout",) if name in options}
+        except ValueError:
+            raise QueueError(f"{_hidden(url)}: visibility_timeout is a number of seconds.") from None
+        # Others are kombu's, such as those for TLS.
+        return cls(base + ("?" + urlencode(options) if options else ""), queue, tuple(visibility.items()))
+
+    def __str__(self) -> str:
+        """The URL, without the password."""
+        return _hidden(self.url) + ("&" if "?" in self.url else "?") + urlencode({"queue": self.queue})
+
+    def keep_every(self) -> float:
+        """How often the broker has to hear that a message is still in hand, in seconds."""
+        return min(KEEP, dict(self.options).get("visibility_timeout", VISIBILITY) / 4)
+
+    def transport_options(self) -> dict[str, Any]:
+        """What kombu is told about this broker."""
+        if self.url.startswith("amqp"):
+            return {"confirm_publish": True}
+        if not self.url.startswith("redis"):
+            return {}
+        return {
+            "visibility_timeout": VISIBILITY,
+            "unacked_key": f"{self.queue}.claimed",
+            "unacked_index_key": f"{self.queue}.claimed.since",
+            "unacked_mutex_key": f"{self.queue}.claimed.lock",
+            "unacked_mutex_expire": ANSWER_TIME,
+            "socket_connect_timeout": CONNECT_TIME,
+            "socket_timeout": ANSWER_TIME,
+            "socket_keepalive": True,
+            **dict(self.options),
+        }
+
+
+def _hidden(url: str) -> str:
+    return re.sub(r"(://[^/@:]*:)[^/@]*@", r"\1***@", url)
+
+
+class Link:
+    """One connection, for one thread at a time. Connects when it is made. All methods raise BrokerError."""
+
+    def __init__(self, place: Place):
+        self.place = place
+        self._amqp = place.url.startswith("amqp")
+        self._guard = threading.Lock()  # the thread that tells of our being alive uses the connection, too
+        self._looked = 0.0
+        kombu = _kombu()
+        self._connection = kombu.Connection(
+            place.url, connect_timeout=CONNECT_TIME, heartbeat=SILENCE, transport_options=place.transport_options()
+        )
+        self._errors: tuple[type[BaseException], ...] = (
+            OSError,
+            kombu.exceptions.KombuError,
+            *self._connection.connection_errors,
+            *self._connection.channel_errors,
+        )
+        if self._amqp:
+            from amqp.exceptions import MessageNacked
+
+            self._errors += (MessageNacked,)
+        elif place.url.startswith("redis"):
+            from lamson.redischannel import Transport
+
+            self._connection.transport_cls = Transport
+        try:
+            with self._told():
+                self._connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+                # kombu's own object would silently connect again, without what this channel has in hand.
+                self._wire = self._connection.connection
+                self.declare(place.queue)
+                self._channel = self._connection.channel()
+                self._channel.auto_decode = False  # bytes stay bytes, whatever a message says about them
+                self._producer = kombu.Producer(self._channel)
+        except BaseException:
+            self.close()
+            raise
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            with self._guard:
+                yield
+        except self._errors as error:
+            raise BrokerError(f"{self.place}: {error or type(error).__name__}") from error
+
+    def declare(self, queue: str) -> None:
+        """Make a queue when it is not there. What an administrator has made, of another type, is taken as it is."""
+        if not self._amqp:
+            return
+        channel = self._connection.channel()
+        try:
+            channel.queue_declare(queue, passive=True)
+        except self._connection.channel_errors:  # and with that the channel is closed
+            channel = self._connection.channel()
+            channel.queue_declare(queue, durable=True, auto_delete=False)
+        channel.close()
+
+    def publish(self, content: bytes, key: str, headers: dict[str, Any], queue: str | None = None) -> None:
+        """Put a message into the queue, or another one. When this returns the broker has it, and on AMQP on disk."""
+        with self._told():
+            self._producer.publish(
+                content,
+                routing_key=queue or self.place.queue,
+                content_type="message/rfc822",
+                content_encoding="binary",
+                headers=headers,
+                message_id=key,
+                delivery_mode=2,  # persistent
+                mandatory=True,  # an error when there is no such queue any more
+                confirm_timeout=ANSWER_TIME,
+            )
+
+    def take(self) -> Any:
+        """Take the oldest message, None when there is none. It goes back unless it is acknowledged."""
+        with self._told():
+            if not self._amqp and time.monotonic() - self._looked >= LOOK:
+                self._looked = time.monotonic()
+                self._channel.qos.restore_visible(interval=1)
+            message = self._channel.basic_get(queue=self.place.queue, no_ack=False)
+            return None if message is None else self._channel.message_to_python(message)
+
+    def acknowledge(self, message: Any) -> None:
+        """The message is done with."""
+        with self._told():
+            message.ack()
+
+    def keep(self, message: Any) -> None:
+        """Tell the broker that the message is still in hand."""
+        with self._told():
+            if self._amqp:
+                self._wire.send_heartbeat()
+            elif hasattr(self._channel.qos, "keep"):
+                self._channel.qos.keep(message.delivery_tag)
+
+    def count(self) -> int:
+        """How many messages there are that nobody has in hand."""
+        with self._told():
+            return self._channel.queue_declare(self.place.queue, passive=self._amqp).message_count
+
+    def clear(self) -> None:
+        """Forget the messages that nobody has in hand."""
+        with self._told():
+            self._channel.queue_purge(self.place.queue)
+
+    def alive(self) -> bool:
+        """Whether the connection can be used again, after it was not used for a while."""
+        if not self._amqp:
+            return True  # redis connects again by itself
+        try:
+            with self._told():
+                self._wire.drain_events(timeout=0.001)  # heartbeats of the broker's, or its good-bye
+        except BrokerError as error:
+            return isinstance(error.__cause__, TimeoutError)
+        return True
+
+    def close(self) -> None:
+        """Leave the broker. What is in hand goes back."""
+        # The connection may be broken already: nothing is left to be told then.
+        with contextlib.suppress(Exception):
+            if self._amqp:
+                self._connection.collect()
+            else:
+                self._connection.release()
+
+
+# --- connections that are kept -----------------------------------------------------------------------------------
+
+_idle: dict[Place, list[Link]] = {}
+_left_behind: list[Any] = []
+
+
+@contextlib.contextmanager
+def linked(place: Place) -> Iterator[Link]:
+    """Give a connection to use for a while. One in whose time an error occurred is closed."""
+    link = _take(place)
+    try:
+        yield link
+    except GeneratorExit:
+        _idle.setdefault(place, []).append(link)
+        raise
+    except BaseException:
+        link.close()
+        raise
+    else:
+        _idle.setdefault(place, []).append(link)
+
+
+def _take(place: Place) -> Link:
+    while True:
+        try:
+            link = _idle.setdefault(place, []).pop()
+        except IndexError:
+            return Link(place)
+        if link.alive():
+            return link
+        link.close()
+
+
+def _after_fork() -> None:
+    # A child that used its parent's connections would talk into its parent's conversations. Nothing is closed.
+    global _idle, _keeper
+    _left_behind.append((_idle, _keeper))
+    _idle, _keeper = {}, _Keeper()
+
+
+class _Keeper:
+    """A thread that tells brokers of messages in hand. It is there while there are any."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._held: dict[Link, Any] = {}
+        self._thread: threading.Thread | None = None
+
+    @contextlib.contextmanager
+    def keeping(self, link: Link, message: Any) -> Iterator[None]:
+        with self._changed:
+            self._held[link] = message
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="lamson-broker", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                del self._held[link]
+
+    def _work(self) -> None:
+        last = time.monotonic()
+        while True:
+            with self._changed:
+                wait = min((link.place.keep_every() for link in self._held), default=KEEP) + last - time.monotonic()
+                if wait > 0:
+                    self._changed.wait(wait)
+                    continue
+                if not self._held:
+                    self._thread = None
+                    return
+                held = list(self._held.items())
+            last = time.monotonic()
+            for link, message in held:
+                try:
+                    link.keep(message)
+                except BrokerError as error:
+                    log.warning("failed: %s, and so somebody else may get what is in hand here", error)
+
+
+_keeper = _Keeper()
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def keeping(link: Link, message: Any) -> contextlib.AbstractContextManager[None]:
+    """While this is entered, the broker is told that the message is in hand."""
+    return _keeper.keeping(link, message)
+
+
+def _kombu() -> Any:
+    try:
+        import kombu
+    except ImportError as error:
+        raise QueueError(
+            f"A queue over a broker needs more than Lamson: pip install 'lamson[broker]' ({error})"
+        ) from error
+    return kombu

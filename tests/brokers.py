@@ -1,0 +1,148 @@
+"""Real brokers for tests: Redis and RabbitMQ from Debian's packages, on free ports, in folders of their own.
+
+    with Redis(tmp_path) as broker:
+        queue = Queue(broker.url("posts"))
+
+`stop` ends a broker as an administrator would, `kill` as a power cut would, and `start` starts it again where it was,
+with what it had on disk. A test that needs one that is not installed is skipped with the reason.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+
+from processes import eventually, needs
+
+RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # the one on the path runs it as another user, elsewhere
+STARTING = 120  # seconds; Erlang takes its time on a busy machine
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports that nobody has now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    try:
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+class Broker:
+    """What both have in common: processes, the first of which is the broker itself."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.port = 0
+        self.processes: list[subprocess.Popen] = []
+
+    def __enter__(self) -> "Broker":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def url(self, queue: str, **options: float) -> str:
+        """The URL of a queue, for `lamson.queue.Queue`."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Starts it, and returns when it takes connections."""
+        raise NotImplementedError
+
+    def run(self, *command: str, **environment: str) -> subprocess.Popen:
+        """Starts a process, in a group of its own with all that it starts."""
+        with open(self.folder / "output", "ab") as output:
+            return subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env={"PATH": os.environ["PATH"] + ":/usr/sbin", "HOME": str(self.folder), "LANG": "C", **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def wait(self) -> None:
+        """Waits until it takes connections."""
+
+        def ready() -> bool:
+            assert self.processes[0].poll() is None, (self.folder / "output").read_text()
+            with socket.socket() as client:
+                return client.connect_ex(("127.0.0.1", self.port)) == 0
+
+        eventually(ready, lambda: f"a broker\n{(self.folder / 'output').read_text()}", STARTING)
+
+    def stop(self) -> None:
+        """Ends it; what is written down is there at the next start."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends it without a chance to do anything."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> None:
+        for process in self.processes:
+            os.killpg(process.pid, number)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        self.processes.clear()
+
+
+class Redis(Broker):
+    """redis-server, which has everything on disk before it answers."""
+
+    def start(self) -> None:
+        program = needs("redis-server")
+        self.port = self.port or free_ports(1)[0]
+        options = f"--bind 127.0.0.1 --port {self.port} --save  --appendonly yes --appendfsync always"
+        self.processes = [self.run(program, *options.split(" "), "--dir", str(self.folder))]
+        self.wait()
+
+    def url(self, queue: str, **options: float) -> str:
+        return f"redis://127.0.0.1:{self.port}/0?" + urlencode({"queue": queue, **options})
+
+
+class RabbitMQ(Broker):
+    """RabbitMQ without plugins, and the name service (epmd) that its Erlang wants."""
+
+    def start(self) -> None:
+        if not RABBITMQ.exists():
+            pytest.skip(f"{RABBITMQ} is missing")
+        epmd = shutil.which("epmd") or pytest.skip("the program epmd is missing")
+        if not self.port:
+            self.port, self._names, self._distribution = free_ports(3)
+            (self.folder / "plugins").write_text("[].\n")
+            (self.folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{self.port}\n")
+        names = {"ERL_EPMD_PORT": str(self._names), "ERL_EPMD_ADDRESS": "127.0.0.1"}
+        naming = self.run(epmd, **names)
+        server = self.run(
+            str(RABBITMQ),
+            RABBITMQ_NODENAME=f"lamson{self.port}@localhost",
+            RABBITMQ_MNESIA_BASE=str(self.folder / "data"),
+            RABBITMQ_LOG_BASE=str(self.folder / "logs"),
+            RABBITMQ_NODE_PORT=str(self.port),
+            RABBITMQ_NODE_IP_ADDRESS="127.0.0.1",
+            RABBITMQ_DIST_PORT=str(self._distribution),
+            RABBITMQ_ENABLED_PLUGINS_FILE=str(self.folder / "plugins"),
+            RABBITMQ_CONFIG_FILE=str(self.folder / "rabbitmq.conf"),
+            RABBITMQ_CONF_ENV_FILE=os.devnull,
+            # Loopback alone, and no spinning while there is nothing to do.
+            RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="+sbwt none -kernel inet_dist_use_interface {127,0,0,1}",
+            **names,
+        )
+        self.processes = [server, naming]
+        self.wait()
+
+    def url(self, queue: str, **options: float) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}//?" + urlencode({"queue": queue, **options})

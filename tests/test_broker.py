@@ -1,0 +1,621 @@
+"""Queues over brokers: the same steps as in a folder, with real brokers that are killed, and workers that are."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from itertools import count
+from pathlib import Path
+
+import kombu
+import pytest
+
+from brokers import RabbitMQ, Redis
+from lamson import brokerlink
+from lamson.brokerlink import BrokerError, Link, Place, linked
+from lamson.errors import QueueError, SMTPError
+from lamson.mail import MailRequest
+from lamson.queue import Queue
+from lamson.routing import Router, route, stateless
+from lamson.server import QueueReceiver
+from processes import eventually
+
+RAW = b"From: a@example.com\r\nTo: list@test.com\r\nSubject: hi\r\n\r\nHello\r\n"
+numbers = count()
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory):
+    with Redis(tmp_path_factory.mktemp("redis")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def rabbitmq(tmp_path_factory):
+    with RabbitMQ(tmp_path_factory.mktemp("rabbitmq")) as broker:
+        yield broker
+
+
+def a_name():
+    return f"q{next(numbers)}"
+
+
+@pytest.fixture(params=["memory", "redis", "rabbitmq"])
+def url(request):
+    """The URL of a queue that nobody has used, for each broker."""
+    if request.param == "memory":
+        return f"memory://?queue={a_name()}"
+    return request.getfixturevalue(request.param).url(a_name())
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def served(request):
+    """The URL of a queue that other processes can reach; a dead one's messages come back within a second or so."""
+    options = {"visibility_timeout": 1} if request.param == "redis" else {}
+    return request.getfixturevalue(request.param).url(a_name(), **options)
+
+
+@pytest.fixture
+def box(url):
+    return Queue(url)
+
+
+def request(data=RAW, sender="zed@example.com", to=("list@test.com",)):
+    return MailRequest("peer", sender, list(to) if to is not None else None, data)
+
+
+class TestInAndOut:
+    def test_messages_come_out_in_the_order_they_went_in(self, box):
+        keys = [box.push(b"Subject: %d\r\n\r\n" % number) for number in range(20)]
+        assert box.count() == 20 and box.keys() == keys
+        assert [box.pop()[0] for _ in range(20)] == keys
+        assert box.pop() == (None, None) and box.count() == 0
+
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            RAW,
+            b"Delivered-To: other@test.com\nReturn-Path: <other@example.com>\n\nBody\n",
+            b"Subject: mixed\r\n\r\nbare \n and \r and \x00 and \xff\n.\n..\r\n",
+            bytes(range(256)),
+            b"",
+            b"\n",
+            b"x" * 3_000_000,
+        ],
+        ids=["usual", "envelope", "mixed", "binary", "empty", "newline", "large"],
+    )
+    def test_bytes_and_envelope_come_back_exactly(self, box, raw):
+        box.push(request(raw, to=["list@test.com", "почта@пример.рф"]))
+        message = box.pop()[1]
+        assert message.original == raw
+        assert message.envelope == ("zed@example.com", ["list@test.com", "почта@пример.рф"])
+
+    def test_bytes_without_an_envelope_come_back_exactly(self, box):
+        for raw in (RAW, b"", bytes(range(256))):
+            box.push(raw)
+            assert box.pop()[1].original == raw
+
+    def test_get_leaves_and_remove_takes_and_the_others_keep_their_order(self, box):
+        keys = [box.push(request()) for _ in range(4)]
+        assert box.get(keys[1]).original == RAW and box.get("no-such-key") is None
+        box.remove(keys[2])
+        with pytest.raises(QueueError, match=keys[2]):
+            box.remove(keys[2])
+        assert box.keys() == [keys[0], keys[1], keys[3]]
+
+    def test_entries_tell_what_there_is(self, box):
+        keys = [box.push(request(to=["a@test.com", "b@test.com"]), reason="550 No."), box.push(RAW)]
+        first, second = box.entries()
+        assert first[:3] == (keys[0], "zed@example.com", ["a@test.com", "b@test.com"])
+        assert (first.reason, second.reason) == ("550 No.", "")
+        assert second[:4] == (keys[1], "a@example.com", ["list@test.com"], len(RAW)) and 0 <= second.age < 60
+
+    def test_clear_takes_everything(self, box):
+        for _ in range(5):
+            box.push(RAW)
+        box.clear()
+        assert box.count() == 0 and box.pop() == (None, None)
+
+    def test_messages_over_the_limit_are_moved_or_dropped(self, url, tmp_path):
+        box = Queue(url, pop_limit=100, oversize_dir=tmp_path / "big")
+        big, small = box.push(RAW + b"x" * 100), box.push(b"Subject: small\r\n\r\n")
+        assert box.oversize(big) and not box.oversize(small)
+        assert box.pop()[0] == small
+        assert Queue(tmp_path / "big").keys() == [big]
+        box.push(RAW + b"x" * 100)
+        assert Queue(url, pop_limit=100).pop() == (None, None) and box.count() == 0
+
+    def test_messages_over_the_limit_are_moved_from_a_folder_to_a_broker(self, url, tmp_path):
+        box = Queue(tmp_path / "in", pop_limit=10, oversize_dir=url)
+        key = box.push(RAW)
+        assert box.pop() == (None, None) and box.count() == 0
+        assert Queue(url).pop()[0] == key
+
+    def test_what_another_program_has_put_there_can_be_read(self, url):
+        place = Place.of(url)
+        with kombu.Connection(place.url) as connection:
+            connection.SimpleQueue(place.queue).put({"not": "mail"})
+            kombu.Producer(connection.channel()).publish(
+                "Subject: zip\n\nHello\n", routing_key=place.queue, serializer="raw", compression="zlib"
+            )
+        box = Queue(url)
+        key = box.keys()[0]
+        assert len(key) == 32 and box.get(key).original == b'{"not": "mail"}'
+        with box.claim() as claim:
+            assert claim.key == key
+            claim.done()
+        assert box.pop()[1]["subject"] == "zip"
+
+    def test_what_cannot_be_read_is_moved_to_the_dead_and_the_rest_is_handled(self, url, caplog):
+        box, place = Queue(url), Place.of(url)
+        assert box.count() == 0  # on AMQP there is a queue from here on
+        with kombu.Connection(place.url) as connection:
+            kombu.Producer(connection.channel()).publish(
+                b"no zip",
+                routing_key=place.queue,
+                headers={"compression": "application/x-gzip"},
+                content_type="message/rfc822",
+                content_encoding="binary",
+            )
+        key = box.push(RAW)
+        assert box.pop()[0] == key and box.pop() == (None, None)
+        assert "cannot be read" in caplog.text and Queue(dead(url)).count() == 1
+
+
+def dead(url):
+    queue = Place.of(url).queue
+    return url.replace(f"queue={queue}", f"queue={queue}.dead")
+
+
+class TestClaims:
+    def test_a_claim_takes_the_message_out_when_it_is_done_and_not_before(self, box):
+        key = box.push(request())
+        with box.claim() as claim:
+            assert (claim.key, claim.count, claim.message.original) == (key, 1, RAW)
+        with box.claim() as claim:
+            assert (claim.key, claim.count) == (key, 2)
+            claim.done()
+        with box.claim() as claim:
+            assert claim is None
+
+    def test_an_error_leaves_the_message(self, box):
+        key = box.push(request())
+        with pytest.raises(ZeroDivisionError), box.claim():
+            1 / 0  # noqa: B018
+        with box.claim() as claim:
+            assert (claim.key, claim.count) == (key, 2)
+
+    def test_looking_at_a_message_is_no_claim(self, box):
+        keys = [box.push(request()) for _ in range(3)]
+        for _ in range(4):
+            assert box.keys() == keys and box.get(keys[1])
+        with box.claim(lambda key: key == keys[2]) as claim:
+            assert (claim.key, claim.count) == (keys[2], 1)
+            claim.done()
+        for key in keys[:2]:
+            with box.claim() as claim:
+                assert (claim.key, claim.count) == (key, 1)
+                claim.done()
+
+    def test_one_that_nobody_wants_is_not_looked_for_for_ever(self, box):
+        keys = [box.push(request()) for _ in range(3)]
+        with box.claim(lambda key: False) as claim:
+            assert claim is None
+        assert sorted(box.keys()) == sorted(keys)
+
+    def test_nobody_else_gets_a_claimed_message(self, box, url):
+        first, second = box.push(RAW), box.push(RAW)
+        other = Queue(url)
+        with box.claim() as one, other.claim() as two, box.claim() as three:
+            assert (one.key, two.key, three) == (first, second, None)
+            assert other.pop() == (None, None)
+            third = other.push(RAW)
+            one.done()
+        assert [box.pop()[0] for _ in range(3)] == [third, second, None]
+
+    def test_a_claim_is_narrowed_to_the_recipients_that_are_left(self, box):
+        key = box.push(request(to=["a@test.com", "b@test.com"]))
+        with box.claim() as claim:
+            claim.narrow(["b@test.com"], "450 Later")
+        (entry,) = box.entries()
+        assert (entry.key, entry.recipients, entry.reason) == (key, ["b@test.com"], "450 Later")
+        with box.claim() as claim:
+            assert claim.count == 2 and claim.message.original == RAW
+            claim.done()
+        assert box.count() == 0
+
+    def test_eight_threads_share_the_work_and_nobody_does_it_twice(self, box, url):
+        keys = {box.push(RAW) for _ in range(100)}
+        done, guard = [], threading.Lock()
+
+        def work():
+            own = Queue(url)
+            while True:
+                with own.claim() as claim:
+                    if claim is None:
+                        return
+                    with guard:
+                        done.append(claim.key)
+                    claim.done()
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(done) == 100 and set(done) == keys and box.count() == 0
+
+
+class TestQueueReceiver:
+    def test_it_routes_a_message_by_its_envelope_and_takes_it_out(self, url):
+        taken = []
+
+        @route("(name)@test.com", name="[a-z]+")
+        @stateless
+        def START(message, name):
+            taken.append((name, message.original))
+
+        Queue(url).push(request(to=["joe@test.com", "ann@test.com"]))
+        QueueReceiver(url).start(one_shot=True)
+        assert sorted(taken) == [("ann", RAW), ("joe", RAW)] and Queue(url).count() == 0
+
+    def test_what_is_wanted_later_stays_for_three_attempts(self, url, tmp_path):
+        Router.UNDELIVERABLE_QUEUE = Queue(tmp_path / "undeliverable")
+        attempts = []
+
+        @route("(name)@test.com", name=".+")
+        @stateless
+        def START(message, name):
+            attempts.append(name)
+            if name == "later":
+                raise SMTPError(450, "Not now.")
+
+        Queue(url).push(request(to=["later@test.com", "good@test.com"]))
+        for left in (1, 1, 0):
+            QueueReceiver(url).start(one_shot=True)
+            assert Queue(url).count() == left
+        assert sorted(attempts) == ["good", "later", "later", "later"]
+        (entry,) = Router.UNDELIVERABLE_QUEUE.entries()
+        assert (entry.recipients, entry.reason) == (["later@test.com"], "450 Not now.")
+
+    def test_without_an_undeliverable_queue_it_goes_to_the_dead_after_three_failures(self, url):
+        failing = [True]
+
+        @route("(name)@test.com", name=".+")
+        @stateless
+        def START(message, name):
+            if failing:
+                raise ValueError("no luck")
+
+        key = Queue(url).push(request(to=["a@test.com"]))
+        for _ in range(3):
+            QueueReceiver(url).start(one_shot=True)
+            assert Queue(url).keys() == [key]
+        QueueReceiver(url).start(one_shot=True)
+        assert Queue(url).count() == 0
+        (entry,) = Queue(dead(url)).entries()
+        assert (entry.key, entry.recipients) == (key, ["a@test.com"])
+        assert entry.reason == "3 attempts to handle it did not end well"
+        assert QueueReceiver(dead(url)).retry([key, "no-such-key"]).keys() == {key, "no-such-key"}
+        failing.clear()
+        assert QueueReceiver(dead(url)).retry([key]) == {} and Queue(dead(url)).count() == 0
+
+
+CLAIM = """
+    import sys, time
+    from lamson.queue import Queue
+    with Queue(sys.argv[1]).claim() as claim:
+        print(claim and f"{claim.key} {claim.count}", flush=True)
+        if claim:
+            time.sleep(600)
+"""
+
+
+class TestDeath:
+    """Workers that are killed, and brokers that are."""
+
+    def claimed_and_killed(self, place):
+        """What a process has claimed before it was killed: key and count. None when there was nothing to claim."""
+        command = [sys.executable, "-c", textwrap.dedent(CLAIM), str(place)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            line = child.stdout.readline().strip()
+            child.kill()
+        return None if line == "None" else line
+
+    def test_a_message_that_kills_its_worker_three_times_is_undeliverable(self, served, tmp_path):
+        self.killed_three_times(served, tmp_path)
+        Queue(served).push(request(to=["b@test.com"]))
+        Router.UNDELIVERABLE_QUEUE = None
+        for _ in range(3):
+            eventually(lambda: self.claimed_and_killed(served), "a claim")
+        eventually(lambda: QueueReceiver(served).start(one_shot=True) or Queue(dead(served)).count(), "the dead")
+        (entry,) = Queue(dead(served)).entries()
+        assert entry.recipients == ["b@test.com"] and "3 attempts" in entry.reason
+
+    def test_so_it_is_in_a_folder(self, tmp_path):
+        self.killed_three_times(tmp_path / "queue", tmp_path)
+
+    def killed_three_times(self, place, tmp_path):
+        Router.UNDELIVERABLE_QUEUE = Queue(tmp_path / "undeliverable")
+        handled = []
+
+        @route(".+")
+        @stateless
+        def START(message):
+            handled.append(message)
+
+        box = Queue(place)
+        key = box.push(request(to=["a@test.com"]))
+        for time in (1, 2, 3):
+            assert eventually(lambda: self.claimed_and_killed(place), "a claim") == f"{key} {time}"
+        eventually(
+            lambda: QueueReceiver(str(place)).start(one_shot=True) or Router.UNDELIVERABLE_QUEUE.count(),
+            "the end of it",
+        )
+        (entry,) = Router.UNDELIVERABLE_QUEUE.entries()
+        assert entry.recipients == ["a@test.com"] and "3 attempts to handle it did not end" in entry.reason
+        assert not handled and box.count() == 0
+
+    def test_what_is_in_hand_for_long_is_not_given_to_others(self, redis, monkeypatch):
+        box = Queue(redis.url(a_name(), visibility_timeout=1))
+        signs = []
+        keep = Link.keep
+        monkeypatch.setattr(Link, "keep", lambda self, message: (keep(self, message), signs.append(message)))
+        key = box.push(RAW)
+        with box.claim() as claim:
+            eventually(lambda: len(signs) > 10, "signs of life")  # four a second
+            assert box.pop() == (None, None)
+            claim.done()
+        assert key and box.count() == 0
+
+    def test_an_amqp_broker_hears_that_we_are_alive_while_a_handler_takes_its_time(self, rabbitmq, monkeypatch):
+        monkeypatch.setattr(brokerlink, "SILENCE", 2)
+        monkeypatch.setattr(brokerlink, "KEEP", 0.5)
+        signs = []
+        keep = Link.keep
+        monkeypatch.setattr(Link, "keep", lambda self, message: (keep(self, message), signs.append(message)))
+        box = Queue(rabbitmq.url(a_name()))
+        box.push(RAW)
+        with box.claim() as claim:
+            eventually(lambda: len(signs) > 14, "signs of life")  # seven seconds, more than three silences
+            assert box.pop() == (None, None)
+            claim.done()
+        assert box.count() == 0 and box.pop() == (None, None)
+
+    def test_a_process_that_dies_while_it_takes_a_message_from_redis_takes_nothing_with_it(self, redis, monkeypatch):
+        box = Queue(redis.url(a_name(), visibility_timeout=1))
+        key = box.push(RAW)
+
+        def died(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+            from lamson.redischannel import QoS
+
+            dying.setattr(QoS, "append", died)
+            box.pop()
+        assert box.count() == 0
+        found = eventually(lambda: (popped := box.pop())[0] and popped, "its return")
+        assert found[0] == key and found[1].original == RAW
+
+    def test_what_is_no_message_is_moved_out_of_the_list(self, redis, caplog):
+        from redis import Redis as Client
+
+        url = redis.url(a_name())
+        name = Place.of(url).queue
+        with Client(port=redis.port) as client:
+            client.rpush(name, b"\xff no JSON", b"[1]", b'{"properties": {}}')
+            key = Queue(url).push(RAW)
+            assert Queue(url).pop()[0] == key and Queue(url).pop() == (None, None)
+            assert client.llen(f"{name}.unreadable") == 3 and "no message" in caplog.text
+
+    @pytest.mark.parametrize("kind", [Redis, RabbitMQ])
+    def test_what_was_pushed_survives_the_brokers_death_and_a_push_without_it_is_an_error(self, kind, tmp_path):
+        with kind(tmp_path / "broker") as broker:
+            box = Queue(broker.url("posts"))
+            keys = [box.push(request()) for _ in range(20)]
+            with box.claim() as claim:
+                broker.kill()
+                with pytest.raises(BrokerError, match="queue=posts"):
+                    box.push(RAW)
+                with pytest.raises(OSError, match="queue=posts"):
+                    claim.done()
+            broker.start()
+            left = eventually(lambda: (found := box.keys()) and len(found) in (19, 20) and found, "the others")
+            assert set(keys[1:]) <= set(left)
+            last = box.push(RAW)
+            assert box.keys()[-1] == last
+
+    def test_a_receiver_goes_on_when_its_broker_is_back(self, tmp_path, caplog):
+        handled = []
+
+        @route(".+")
+        @stateless
+        def START(message):
+            handled.append(message["subject"])
+
+        with Redis(tmp_path / "broker") as broker:
+            receiver = QueueReceiver(broker.url("posts"), sleep=0.05)
+            receiver.bind()
+            thread = threading.Thread(target=receiver.start)
+            thread.start()
+            try:
+                receiver.queue.push(request(b"Subject: one\n\n"))
+                eventually(lambda: handled == ["one"], "the first")
+                broker.kill()
+                eventually(lambda: "cannot be read" in caplog.text, "a word about it")
+                with pytest.raises(OSError, match="queue=posts"):
+                    receiver.bind()
+                broker.start()
+                receiver.queue.push(request(b"Subject: two\n\n"))
+                eventually(lambda: handled == ["one", "two"], "the second")
+            finally:
+                receiver.close()
+                thread.join()
+
+
+class TestTheAdministratorsQueues:
+    def declare(self, broker, name, **arguments):
+        with kombu.Connection(Place.of(broker.url(name)).url) as connection:
+            kombu.Queue(name, channel=connection.channel(), queue_arguments=arguments).declare()
+
+    def test_a_queue_of_another_type_is_taken_as_it_is(self, rabbitmq):
+        self.declare(rabbitmq, "quorum", **{"x-queue-type": "quorum"})
+        box = Queue(rabbitmq.url("quorum"))
+        keys = [box.push(request()) for _ in range(3)]
+        assert [box.pop()[0] for _ in range(3)] == keys
+
+    def test_a_message_that_the_broker_refuses_is_an_error(self, rabbitmq):
+        self.declare(rabbitmq, "full", **{"x-max-length": 1, "x-overflow": "reject-publish"})
+        box = Queue(rabbitmq.url("full"))
+        box.push(RAW)
+        with pytest.raises(BrokerError):
+            box.push(RAW)
+        assert box.count() == 1
+
+    def test_a_message_for_a_queue_that_was_deleted_is_an_error(self, rabbitmq):
+        box = Queue(rabbitmq.url("deleted"))
+        box.push(RAW)
+        with kombu.Connection(box.mbox.place.url) as connection:
+            connection.channel().queue_delete("deleted")
+        with pytest.raises(BrokerError, match="NO_ROUTE"):
+            box.push(RAW)
+        assert box.push(RAW) and box.count() == 1  # over a new connection, which makes it anew
+
+
+class TestConnections:
+    def test_one_is_kept_for_the_next_message(self, served):
+        place = Place.of(served)
+        Queue(served).push(RAW)
+        (link,) = brokerlink._idle[place]
+        Queue(served).push(RAW)
+        Queue(served).pop()
+        assert brokerlink._idle[place] == [link]
+
+    def test_a_child_does_not_use_its_parents(self, served, tmp_path):
+        script = """
+            import os, sys
+            from lamson.queue import Queue
+            box = Queue(sys.argv[1])
+            box.push(b"first")
+            child = os.fork()
+            for number in range(50):
+                box.push(b"Subject: %d\\n\\n" % number)
+            if child:
+                assert os.waitpid(child, 0)[1] == 0
+        """
+        subprocess.run([sys.executable, "-c", textwrap.dedent(script), served], check=True, timeout=60)
+        assert Queue(served).count() == 101
+
+    def test_one_that_the_broker_has_closed_is_not_used_again(self, rabbitmq, monkeypatch):
+        monkeypatch.setattr(brokerlink, "SILENCE", 1)
+        box = Queue(rabbitmq.url(a_name()))
+        box.push(RAW)
+        (link,) = brokerlink._idle[box.mbox.place]
+        eventually(lambda: not link.alive(), "the broker's good-bye")
+        box.push(RAW)
+        assert box.count() == 2
+
+
+class TestPlace:
+    @pytest.mark.parametrize(
+        ("url", "words"),
+        [
+            ("redis://localhost/0", "redis://localhost/0\\?queue=posts"),
+            ("amqp://me:secret@host//?queue=a/b", "amqp://me:\\*\\*\\*@host//.*letters, digits"),
+            ("sqs://x?queue=posts", "amqp, amqps, redis, rediss, memory"),
+            ("http://me:secret@x?queue=posts", "amqp, amqps, redis, rediss, memory"),
+            ("redis://x?queue=a&visibility_timeout=soon", "number of seconds"),
+        ],
+    )
+    def test_one_that_cannot_be_is_refused_and_shows_no_password(self, url, words):
+        with pytest.raises(QueueError, match=words) as caught:
+            Queue(url)
+        assert "secret" not in str(caught.value)
+
+    def test_the_password_is_not_shown(self):
+        box = Queue("amqp://me:secret@localhost//?queue=posts")
+        assert box.dir == "amqp://me:***@localhost//?queue=posts" and "secret" not in repr(box.dir)
+
+    def test_kombus_own_options_are_left_to_it(self):
+        place = Place.of("rediss://host/0?ssl_cert_reqs=required&queue=a")
+        assert place == ("rediss://host/0?ssl_cert_reqs=required", "a", ())
+
+    def test_nobody_there_is_an_error_at_the_first_use(self):
+        box = Queue("redis://:secret@127.0.0.1:1/0?queue=posts")
+        with pytest.raises(BrokerError) as caught:
+            box.push(RAW)
+        assert "secret" not in str(caught.value) and "queue=posts" in str(caught.value)
+
+    def test_without_kombu_the_error_names_the_extra(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "kombu", None)
+        with pytest.raises(QueueError, match=r"lamson\[broker\]"), linked(Place.of("memory://?queue=without")):
+            pass
+
+    def test_kombu_is_imported_by_nobody_who_needs_no_broker(self, tmp_path):
+        script = (
+            "import sys, lamson.server, lamson.utils, lamson.queue, lamson.commands\n"
+            f"lamson.queue.Queue({str(tmp_path / 'queue')!r}).push(b'')\n"
+            "assert not {'kombu', 'amqp', 'redis'} & set(sys.modules), sys.modules.keys()\n"
+        )
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+class TestTheCommandLine:
+    def lamson(self, *argv, code=0, cwd=None):
+        command = [sys.executable, "-P", "-m", "lamson", *argv]
+        done = subprocess.run(command, capture_output=True, timeout=60, cwd=cwd)
+        assert done.returncode == code, done
+        return (done.stdout if code == 0 else done.stderr).decode()
+
+    def test_queue_looks_into_a_brokers_queue(self, served):
+        box = Queue(served)
+        keys = [box.push(request(), reason="550 No.") for _ in range(4)]
+        assert self.lamson("queue", "-name", served, "-count") == "4\n"
+        assert self.lamson("queue", "-name", served, "-keys").split() == keys
+        assert self.lamson("queue", "-name", served, "-get", keys[1]).encode() == RAW
+        assert self.lamson("queue", "-name", served, "-list").count("    550 No.\n") == 4
+        self.lamson("queue", "-name", served, "-remove", keys[2])
+        assert self.lamson("queue", "-name", served, "-pop").encode() == RAW
+        assert box.keys() == [keys[1], keys[3]]
+        self.lamson("queue", "-name", served, "-clear")
+        assert "is empty" in self.lamson("queue", "-name", served, "-pop", code=1)
+
+    def test_queue_without_a_broker_is_refused_in_a_line(self):
+        refused = self.lamson("queue", "-name", "amqp://me:secret@127.0.0.1:1//?queue=posts", "-count", code=1)
+        assert refused.startswith("lamson: amqp://me:***@127.0.0.1:1//?queue=posts: ") and refused.count("\n") == 1
+
+    def test_a_project_receives_from_a_broker_and_keeps_undeliverable_mail_there(self, served, tmp_path):
+        self.lamson("gen", "-project", "p", cwd=tmp_path)
+        project = tmp_path / "p"
+        boot = project / "config/boot.py"
+        undeliverable = dead(served)
+        text = boot.read_text().replace('queue.Queue("run/undeliverable")', f"queue.Queue({undeliverable!r})")
+        boot.write_text(text.replace("import Relay, SMTPReceiver", "import QueueReceiver, Relay").replace(
+            "SMTPReceiver(**settings.receiver_config)", f"QueueReceiver({served!r}, sleep=0.1)"
+        ))  # fmt: skip
+        handler = project / "app/handlers/sample.py"
+        works = handler.read_text()
+        handler.write_text(
+            works + "\n\ndef deliver(message):\n    raise ValueError('no luck')\n\nrelay.deliver = deliver\n"
+        )
+        self.lamson("start", cwd=project)
+        try:
+            key = Queue(served).push(request(to=["joe@test.com"]))
+            eventually(lambda: Queue(undeliverable).count() == 1, "undeliverable mail")
+        finally:
+            self.lamson("stop", cwd=project)
+        assert key and Queue(served).count() == 0
+        handler.write_text(works + "\n\nrelay.deliver = lambda message: open('done', 'a').write(message.recipient)\n")
+        self.lamson("queue", "-name", undeliverable, "-retry", "ALL", cwd=project)
+        assert (project / "done").read_text() == "joe@test.com" and Queue(undeliverable).count() == 0
+
+    def test_start_is_refused_when_the_broker_is_not_there(self, tmp_path):
+        self.lamson("gen", "-project", "p", cwd=tmp_path)
+        boot = tmp_path / "p/config/boot.py"
+        boot.write_text(boot.read_text().replace("import Relay, SMTPReceiver", "import QueueReceiver, Relay").replace(
+            "SMTPReceiver(**settings.receiver_config)", "QueueReceiver('redis://127.0.0.1:1/0?queue=posts')"
+        ))  # fmt: skip
+        assert "redis://127.0.0.1:1/0?queue=posts: " in self.lamson("start", code=1, cwd=tmp_path / "p")
+        assert not Path(tmp_path / "p/run/smtp.pid").exists() and os.listdir(tmp_path / "p/run") is not None
