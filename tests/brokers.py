@@ -137,8 +137,10 @@ class RabbitMQ(Broker):
             RABBITMQ_ENABLED_PLUGINS_FILE=str(self.folder / "plugins"),
             RABBITMQ_CONFIG_FILE=str(self.folder / "rabbitmq.conf"),
             RABBITMQ_CONF_ENV_FILE=os.devnull,
+            # Erlang takes the script's place, so that its end is the process's end; it reads no commands all the same.
+            RABBITMQ_ALLOW_INPUT="true",
             # Loopback alone, and no spinning while there is nothing to do.
-            RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="+sbwt none -kernel inet_dist_use_interface {127,0,0,1}",
+            RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="-noinput +sbwt none -kernel inet_dist_use_interface {127,0,0,1}",
             **names,
         )
         self.processes = [server, naming]
