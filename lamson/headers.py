@@ -52,6 +52,7 @@ ADDRESS_PIECES = re.compile(
 _SEGMENTS = re.compile(r'(?:[^;"]++|"(?:[^"\\]++|\\.)*+(?:"|\\?\Z))++', re.S)
 _QUOTED = re.compile(r'"((?:[^"\\]++|\\.)*+)', re.S)
 _ESCAPED = re.compile(r'\\(["\\])')
+_NAME = re.compile(r"[!-9;-~]+")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$&+.^_`{|}~-]+")
 _TYPE = re.compile(r"[A-Za-z0-9!#$&+.^_`{|}~-]+/[A-Za-z0-9!#$&+.^_`{|}~-]+")
 _CONTINUATION = re.compile(r"([^*]+)\*(?:(\d{1,9})(\*)?)?")
@@ -243,7 +244,7 @@ def check_value(name: str, value: str) -> str:
 
 def check_name(name: str) -> str:
     """`name`; raises `HeaderError` when it cannot be the name of a header (RFC 5322 section 3.6.8)."""
-    if not name or not all("!" <= letter <= "~" and letter != ":" for letter in name):
+    if not _NAME.fullmatch(name):
         raise HeaderError(f"{name[:80]!r} cannot be the name of a header: ASCII letters, digits and - can.")
     return name
 
