@@ -4,10 +4,12 @@
 
 The other end is Postfix's smtp-sink, which takes every message and throws it away (Debian: apt install postfix). Both
 take turns on the same machine, and the median of the rounds of each counts. The smtplib side is what a plain script
-does: connect, EHLO, `sendmail`, QUIT. In the second pair both log a line at INFO to a file for each message.
+does: connect, EHLO, `sendmail`, QUIT. In the second pair both log a line at INFO to a file for each message, in the
+third they also write each message: a MailResponse, and an `email.message.EmailMessage`.
 """
 
 import argparse
+import email.utils
 import logging
 import os
 import smtplib
@@ -16,10 +18,13 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
+from email.message import EmailMessage
+from typing import Any
 
 import peers
 from frame import missing, ratio
-from lamson.mail import MailRequest
+from lamson.mail import MailRequest, MailResponse
 from lamson.relay import Relay
 
 log = logging.getLogger("benchmark")
@@ -54,32 +59,52 @@ def start_sink() -> tuple[subprocess.Popen, int]:
             time.sleep(0.05)
 
 
-def with_relay(port: int, content: bytes, count: int) -> float:
+def forward(relay: Relay, content: bytes) -> None:
+    relay.deliver(MailRequest("peer", SENDER, RECIPIENT, content))
+
+
+def forward_by_smtplib(client: smtplib.SMTP, content: bytes) -> None:
+    client.sendmail(SENDER, [RECIPIENT], content)
+
+
+def write(relay: Relay, content: bytes) -> None:
+    relay.deliver(MailResponse(To=RECIPIENT, From=SENDER, Subject="A benchmark", Body=content.decode()))
+
+
+def write_for_smtplib(client: smtplib.SMTP, content: bytes) -> None:
+    message = EmailMessage()
+    message["To"], message["From"], message["Subject"] = RECIPIENT, SENDER, "A benchmark"
+    message["Date"], message["Message-ID"] = email.utils.formatdate(), email.utils.make_msgid(domain="example.com")
+    message.set_content(content.decode())
+    client.send_message(message)
+
+
+def with_relay(port: int, deliver: Callable[[Relay, bytes], None], content: bytes, count: int) -> float:
     relay = Relay("127.0.0.1", port)
     start = time.perf_counter()
     for _ in range(count):
-        relay.deliver(MailRequest("peer", SENDER, RECIPIENT, content))
+        deliver(relay, content)
     spent = time.perf_counter() - start
     relay.close()
     return count / spent
 
 
-def with_smtplib(port: int, content: bytes, count: int) -> float:
+def with_smtplib(port: int, deliver: Callable[[smtplib.SMTP, bytes], None], content: bytes, count: int) -> float:
     start = time.perf_counter()
     for _ in range(count):
         with smtplib.SMTP("127.0.0.1", port) as client:
-            client.sendmail(SENDER, [RECIPIENT], content)
+            deliver(client, content)
         log.info("sent: from <%s> to %s", SENDER, RECIPIENT)
     return count / (time.perf_counter() - start)
 
 
-def measure(port: int, content: bytes, options: argparse.Namespace) -> tuple[float, float]:
-    """The median rates of one relay and of new connections."""
-    relay, new = [], []
+def measure(port: int, what: str, ours: Any, theirs: Any, options: argparse.Namespace, wanted: str = "") -> None:
+    content, relay, new = message(options.size), [], []
     for _ in range(options.rounds):
-        relay.append(with_relay(port, content, options.messages))
-        new.append(with_smtplib(port, content, options.messages))
-    return statistics.median(relay), statistics.median(new)
+        relay.append(with_relay(port, ours, content, options.messages))
+        new.append(with_smtplib(port, theirs, content, options.messages))
+    what = f"{what}, {options.messages:,} messages of {options.size:,} bytes through one Relay"
+    ratio(what, statistics.median(relay), "a new smtplib connection each", statistics.median(new), wanted)
 
 
 def main() -> None:
@@ -88,21 +113,18 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024, help="bytes")
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    content = message(options.size)
     try:
         sink, port = start_sink()
     except peers.Missing as error:
-        missing("one Relay", str(error))
+        missing("all of it", str(error))
         return
-    what, peer = f"one Relay, {options.messages:,} messages of {options.size:,} bytes", "a new smtplib connection each"
     try:
-        relay, new = measure(port, content, options)
-        ratio(what, relay, peer, new, ">= 5")
+        measure(port, "passed on", forward, forward_by_smtplib, options, ">= 5")
         with tempfile.NamedTemporaryFile() as file:
             form = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
             logging.basicConfig(filename=file.name, level=logging.INFO, format=form)
-            relay, new = measure(port, content, options)
-        ratio(f"{what}, both logging", relay, peer, new)
+            measure(port, "passed on, both logging", forward, forward_by_smtplib, options)
+            measure(port, "written anew, both logging", write, write_for_smtplib, options)
     finally:
         sink.terminate()
         sink.wait()
