@@ -513,4 +513,15 @@ def html_to_text(html: str) -> str:
     """What somebody who looks at `html` would read."""
     import html_text  # it loads lxml, which takes longer than all of Lamson
 
-    return html_text.extract_text(html)
+    return html_text.extract_text(_REFERENCE.sub(_allowed_reference, _NOT_IN_XML.sub("", html)))
+
+
+# The characters that lxml raises for: those that XML has not (https://www.w3.org/TR/xml/#charsets).
+_NOT_IN_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+_REFERENCE = re.compile(r"&#(?:x0*([0-9a-f]{1,6})(?![0-9a-f])|0*([0-9]{1,7})(?!\d));?", re.I)
+
+
+def _allowed_reference(found: re.Match[str]) -> str:
+    number = int(found[1], 16) if found[1] else int(found[2])
+    # As browsers show it. With nothing in its place, what stands around it could become another one.
+    return "\ufffd" if number > 0x10FFFF or _NOT_IN_XML.match(chr(number)) else found[0]

@@ -291,6 +291,20 @@ class TestReplyHelpers:
         )
         assert request_of(data).text() == "plain" and request_of(data).html() == "<p>html</p>"
 
+    @pytest.mark.parametrize(
+        "character",
+        ["\x01", "\x0b", "\0", "\ufffe", "&#1;", "&#1", "&#x0B;", "&#1a", "&#xd800;", "&#xfffe;", "&&#1;#1;",
+         "&#00000000000000000000001;", "&#99999999;", "&#99999999999999999999;"],
+    )  # fmt: skip
+    @pytest.mark.parametrize(
+        "place", ["<p><style></style>a{}b", "<b>a{0}<script></script>{0}b</b>", "<!-- {0} -->a{0} b"]
+    )
+    def test_no_character_in_html_makes_the_text_unreadable(self, place, character):
+        html = place.format(character)
+        text = request_of(f"Content-Type: text/html; charset=utf-8\n\n{html}".encode()).text()
+        assert text.startswith("a") and text.endswith("b")
+        assert not any(ord(each) < 32 for each in text)
+
     def test_html_is_made_text(self):
         data = "Content-Type: text/html; charset=utf-8\n\n<style>p{}</style><p>Grüße &lt;<b>x</b></p><p>Zwei</p>"
         assert request_of(data).text() == "Grüße < x\n\nZwei"
