@@ -44,7 +44,7 @@ __all__ = ["LMTPReceiver", "QueueReceiver", "Relay", "SMTPError", "SMTPReceiver"
 
 log = logging.getLogger(__name__)
 
-SHUTDOWN_TIME = 30  # seconds that close() gives to handlers
+SHUTDOWN_TIME = 30  # seconds that handlers get when a server stops
 HANDLER_THREADS = 32
 FAILED = "451 4.3.0 The message could not be handled, try again later"
 BACKLOG = 1024  # connections that wait to be accepted
@@ -394,6 +394,7 @@ def _listen_on_path(path: str) -> socket.socket:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         Path(path).unlink(missing_ok=True)
         sock.bind(path)
+        os.chmod(path, 0o666)  # whatever the umask: the folder is what keeps others out
         sock.listen(BACKLOG)
     except OSError:
         sock.close()

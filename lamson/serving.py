@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from lamson import server
 from lamson.pidfile import ServerError
 from lamson.routing import Router
 from lamson.server import QueueReceiver, Relay, SMTPReceiver
@@ -84,7 +85,7 @@ def _serve_here(settings: Any, ready: Callable[[str], None]) -> str:
 
     worker = None
     if isinstance(receiver, QueueReceiver):
-        worker = threading.Thread(target=_work, args=(receiver, waking), name="lamson-queue")
+        worker = threading.Thread(target=_work, args=(receiver, waking), name="lamson-queue", daemon=True)
         worker.start()
     else:
         receiver.start()
@@ -103,7 +104,9 @@ def _serve_here(settings: Any, ready: Callable[[str], None]) -> str:
         retrying.start()
     receiver.close()
     if worker is not None:
-        worker.join()
+        worker.join(server.SHUTDOWN_TIME)
+        if worker.is_alive():
+            log.error("gave up: a message of %s is still being handled; it stays in the queue", where)
     if retrying is not None:
         retrying.join()
     log.info("stopped: %s", where)

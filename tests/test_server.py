@@ -1,6 +1,7 @@
 """Receivers over real sockets and real Maildirs."""
 
 import errno
+import os
 import smtplib
 import socket
 import threading
@@ -360,6 +361,20 @@ class TestStatesOnDisk:
         disk.error = None
         one.start(one_shot=True)
         assert queue.count() == 0 and disk.syncs
+
+
+def test_the_folder_of_a_socket_says_who_may_connect_whatever_the_umask(tmp_path):
+    before = os.umask(0o077)
+    try:
+        one = LMTPReceiver(str(tmp_path / "lmtp"))
+        one.bind()
+    finally:
+        os.umask(before)
+    try:
+        assert (tmp_path / "lmtp").stat().st_mode & 0o777 == 0o666
+    finally:
+        one.close()
+    assert not (tmp_path / "lmtp").exists()
 
 
 class TestSettle:
