@@ -17,6 +17,8 @@ _BARE = re.compile(r'[^\s<>()\[\],;:"\\@]+@[^\s<>()\[\],;:"\\@]+')
 
 def parse(text: str) -> list[tuple[str, str]]:
     """The mailboxes in an address list as ``(name, address)``. Groups are taken apart, ``<>`` is no address."""
+    if _BARE.fullmatch(text):
+        return [("", text)]
     mailboxes: list[tuple[str, str]] = []
     phrase: list[str] = []
     comments: list[str] = []
@@ -47,8 +49,6 @@ def parse(text: str) -> list[tuple[str, str]]:
 
 def bare(text: str) -> list[str]:
     """The addresses in an address list, without names, in lower case, in order."""
-    if _BARE.fullmatch(text):
-        return [text.lower()]
     return [address.lower() for _, address in parse(text)]
 
 

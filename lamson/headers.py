@@ -347,6 +347,8 @@ def format_header(name: str, value: str) -> str:
     Raises `HeaderError` for line breaks in the value or a name that is none.
     """
     check_name(name)
+    if len(name) + len(value) < FOLD_AT - 2 and value.isascii() and value.isprintable() and "=?" not in value:
+        return f"{name}: {value.strip(' ')}\n"  # as most are
     check_value(name, value)
     value = value.strip(" \t")
     is_addresses = name.title() in ADDRESS_HEADERS

@@ -23,6 +23,7 @@ import functools
 import mimetypes
 import os
 import re
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from email.message import Message
@@ -440,7 +441,7 @@ class MailResponse(_WithHeaders):
         """`base` with everything in its place."""
         base = self.base
         if "Date" not in base:
-            base["Date"] = email.utils.formatdate(localtime=True)
+            base["Date"] = _date(int(time.time()))
         if "Message-Id" not in base:
             sender = next(iter(addresses.bare(base["From"] or "")), "")
             domain = sender.rpartition("@")[2]
@@ -473,6 +474,12 @@ class MailResponse(_WithHeaders):
             base.content_encoding["Content-Type"] = (multipart or "multipart/mixed", {})
         base.parts = [*given, *self.attachments]
         return base
+
+
+@functools.lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    """The Date of all messages of one second, which is costly to write."""
+    return email.utils.formatdate(second, localtime=True)
 
 
 def _text_part(text: str | bytes, kind: str) -> MailBase:

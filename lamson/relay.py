@@ -364,7 +364,7 @@ def _recipients(message: Any, To: str | list[str] | None) -> list[str]:
             # of Lamson 1.x, where only headers counted, changed To to send a message elsewhere.
             To = message.changed_addresses("To") or To
     if To is None:
-        To = ", ".join(str(message[name]) for name in ("To", "Cc", "Bcc") if message[name])
+        To = ", ".join(str(value) for value in map(message.__getitem__, ("To", "Cc", "Bcc")) if value)
     if isinstance(To, str):
         To = [address for _, address in addresses.parse(To) if address]
     return list(dict.fromkeys(bare_address(str(address)) for address in To))
