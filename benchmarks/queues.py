@@ -1,10 +1,12 @@
 """Measures what one message costs in queues of different depths, and how fast a queue is drained next to Salmon's.
 
-    python benchmarks/queues.py [--depth 100000] [--messages 2000] [--salmon PYTHON] [--broker URL]...
+    python benchmarks/queues.py [--depth 100000] [--messages 2000] [--rounds 3] [--salmon PYTHON] [--broker URL]...
 
 Every figure is in microseconds for each message, the median of the rounds, for a queue with a hundred messages and for
-one with `--depth`, and their ratio. `PYTHON` is an interpreter that has salmon-mail; without it Salmon is left out.
-`URL` is that of a queue over a broker, which is emptied, filled and drained.
+one with `--depth`, which take turns, and their ratio. It is the processor's time, the system's included, so that other
+programs do not count; for `push`, which waits for the disk, and beside Salmon it is the clock's. `PYTHON` is an
+interpreter that has salmon-mail; without it Salmon is left out. `URL` is that of a queue over a broker, which is
+emptied, filled and drained.
 
 A queue is filled without syncs: what is measured is the queue, and not the filling.
 """
@@ -74,16 +76,16 @@ class Bench:
         self.raw = one.mbox.read(one.push(REQUEST))
         fill(self.folder, depth, self.raw)
 
-    def timed(self, work: Callable[[], int]) -> float:
-        start = time.perf_counter()
+    def timed(self, work: Callable[[], int], clock: Callable[[], float] = time.process_time) -> float:
+        start = clock()
         count = work()
-        return (time.perf_counter() - start) / count * 1e6
+        return (clock() - start) / count * 1e6
 
     def push(self) -> float:
         """`push`, with its two syncs."""
         queue = Queue(self.folder)
         keys = []
-        spent = self.timed(lambda: keys.extend(queue.push(REQUEST) for _ in range(500)) or 500)
+        spent = self.timed(lambda: keys.extend(queue.push(REQUEST) for _ in range(500)) or 500, time.perf_counter)
         for key in keys:
             queue.remove(key)
         return spent
@@ -109,7 +111,7 @@ class Bench:
     def count(self) -> float:
         """`count`, for each message there is."""
         queue = Queue(self.folder)
-        return self.timed(queue.count)
+        return self.timed(lambda: sum(queue.count() for _ in range(self.times())))
 
     def pop(self) -> float:
         """`pop` of all messages, the listing included."""
@@ -122,23 +124,14 @@ class Bench:
 
         return self._repeated(work)
 
-    def drain(self) -> float:
+    def drain(self, clock: Callable[[], float] = time.process_time) -> float:
         """A QueueReceiver that claims, routes and removes all messages."""
 
         def work() -> int:
             QueueReceiver(str(self.folder)).start(one_shot=True)
             return self.depth
 
-        return self._repeated(work)
-
-    def _repeated(self, work: Callable[[], int]) -> float:
-        """What taking all out costs; a queue that is small is filled and emptied often enough to tell."""
-        spent = []
-        for _ in range(max(1, min(self.messages // self.depth, 20))):
-            fill(self.folder, self.depth, self.raw)
-            spent.append(self.timed(work))
-        fill(self.folder, self.depth, self.raw)
-        return statistics.median(spent)
+        return self._repeated(work, clock)
 
     def look(self) -> float:
         """What a RetryQueue does every 30 seconds when all entries wait, for each of them."""
@@ -146,12 +139,25 @@ class Bench:
         for path in Queue(self.folder).mbox.files():
             os.utime(path, (later, later))
         retries = RetryQueue(self.folder, lambda message: {}, lambda message, reason: None)
-        return self.timed(lambda: retries.retry() + self.depth)
+        return self.timed(lambda: sum(retries.retry() + self.depth for _ in range(self.times())))
 
     def clear(self) -> float:
         """`clear`, for each message."""
         queue = Queue(self.folder)
-        return self.timed(lambda: queue.clear() or self.depth)
+        return self._repeated(lambda: queue.clear() or self.depth)
+
+    def times(self) -> int:
+        """How often a queue is gone through until enough messages were: once when it is deep."""
+        return max(1, self.messages // self.depth)
+
+    def _repeated(self, work: Callable[[], int], clock: Callable[[], float] = time.process_time) -> float:
+        """What taking all out costs, filled again each time."""
+        spent = []
+        for _ in range(self.times()):
+            fill(self.folder, self.depth, self.raw)
+            spent.append(self.timed(work, clock))
+        fill(self.folder, self.depth, self.raw)
+        return statistics.median(spent)
 
 
 def salmon(python: str, top: Path) -> float:
@@ -177,6 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--depth", type=int, default=100_000)
     parser.add_argument("--messages", type=int, default=2000, help="how many messages a figure is taken from at least")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--salmon", metavar="PYTHON", help="an interpreter that has salmon-mail")
     parser.add_argument("--broker", metavar="URL", action="append", default=[], help="a queue over a broker")
     options = parser.parse_args()
@@ -191,10 +198,11 @@ def main() -> None:
     try:
         shallow, deep = (Bench(top, depth, options.messages) for depth in (SHALLOW, options.depth))
         for name in ("push", "get", "get_claimed", "count", "pop", "drain", "look", "clear"):
-            one, other = getattr(shallow, name)(), getattr(deep, name)()
+            rounds = [(getattr(shallow, name)(), getattr(deep, name)()) for _ in range(options.rounds)]
+            one, other = map(statistics.median, zip(*rounds, strict=True))
             what = f"{name.replace('_', ' ')}, {options.depth:,} messages deep"
             ratio(what, other, f"{SHALLOW} deep", one, "<= 1.5", "µs")
-        ours = Bench(top, SALMON_DEPTH, options.messages).drain()
+        ours = Bench(top, SALMON_DEPTH, options.messages).drain(time.perf_counter)
         what = f"drained at a depth of {SALMON_DEPTH:,}"
         if options.salmon:
             ratio(what, 1e6 / ours, "Salmon's pop and routing", salmon(options.salmon, top), ">= 20")

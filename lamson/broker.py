@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from lamson.brokerlink import Link, Place, keeping, linked
-from lamson.maildir import SAFE_NAME, born, host_name, new_key
+from lamson.keys import SAFE_NAME, born, host_name, new_key
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ import contextlib
 import logging
 import os
 import re
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -217,11 +218,14 @@ class Link:
         """Whether the connection can be used again, after it was not used for a while."""
         if not self._amqp:
             return True  # redis connects again by itself
+        heard = select.poll()
         try:
             with self._told():
-                self._wire.drain_events(timeout=0.001)  # heartbeats of the broker's, or its good-bye
-        except BrokerError as error:
-            return isinstance(error.__cause__, TimeoutError)
+                heard.register(self._wire.sock, select.POLLIN)
+                while heard.poll(0):
+                    self._wire.blocking_read(ANSWER_TIME)  # a sign of life of the broker's, or its good-bye
+        except BrokerError:
+            return False
         return True
 
     def close(self) -> None:
@@ -289,7 +293,8 @@ class _Keeper:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="lamson-broker", daemon=True)
                 self._thread.start()
-            self._changed.notify()
+            if link.place.keep_every() < KEEP:  # or else it looks soon enough
+                self._changed.notify()
         try:
             yield
         finally:

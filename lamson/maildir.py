@@ -21,26 +21,19 @@ import collections
 import contextlib
 import errno
 import fcntl
-import itertools
 import logging
 import os
 import secrets
-import socket
 import stat
 import string
-import time
 from collections.abc import Callable, Generator, Iterator
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from lamson.keys import SAFE_NAME, born, host_name, key_of, new_key
+
 log = logging.getLogger(__name__)
-
-# One for the process, since two objects may write into one folder within the same microsecond.
-_counter = itertools.count()
-
-# What stands for the host's name in keys that strangers get to see.
-SAFE_NAME = secrets.token_hex(8)
 
 # Errors of open that say nothing about the file: this process or the system has too much open.
 _OUR_OWN = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -367,28 +360,6 @@ class Held:
         # There may be two files of this key, of which the other one was found.
         paths = (f"{self._maildir.path}/{name}" for name in self._maildir.names() if key_of(name) == self.key)
         return next((path for path in paths if _number(path) == number), None)
-
-
-def host_name() -> str:
-    """The host's name, fit for a file name in a Maildir."""
-    return socket.gethostname().replace("/", "\\057").replace(":", "\\072")
-
-
-def new_key(host: str) -> str:
-    """A key that nobody else makes. Keys sort by the time of their making."""
-    now = time.time()
-    return f"{int(now)}.M{int(now % 1 * 1e6):06}P{os.getpid()}Q{next(_counter)}.{host}"
-
-
-def key_of(name: str | os.PathLike) -> str:
-    """The key in a file's name: what stands before the flags."""
-    return os.fspath(name).rpartition("/")[2].partition(":")[0]
-
-
-def born(key: str) -> float:
-    """When a message came in, in seconds since 1970. One whose name does not tell is very old: 0."""
-    seconds = key.partition(".")[0]
-    return float(seconds) if seconds.isdecimal() else 0.0
 
 
 def set_date(path: str | os.PathLike, due: float) -> None:

@@ -34,9 +34,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from lamson.envelope import join_envelope, split_envelope
+from lamson.keys import born
 from lamson.logs import printable
 from lamson.mail import MailRequest
-from lamson.maildir import Held, Maildir, born, set_date
+from lamson.maildir import Held, Maildir, set_date
 
 log = logging.getLogger(__name__)
 

@@ -28,8 +28,9 @@ from typing import Any, NamedTuple
 
 from lamson.envelope import envelope_reason, join_envelope, split_envelope, to_bytes
 from lamson.errors import QueueError
+from lamson.keys import key_of
 from lamson.mail import MailRequest
-from lamson.maildir import Maildir, SafeMaildir, key_of
+from lamson.maildir import Maildir, SafeMaildir
 
 __all__ = [
     "Claim",

@@ -12,11 +12,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 
+from lamson.queue import Queue
 from processes import eventually, needs
 
 RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # the one on the path runs it as another user, elsewhere
@@ -31,6 +33,27 @@ def free_ports(number: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
+
+
+def done_by_threads(place: str | Path, number: int = 8) -> list[str]:
+    """Claims all messages of a queue in so many threads at once. Returns the keys, as they were done."""
+    done: list[str] = []
+
+    def work() -> None:
+        own = Queue(place)
+        while True:
+            with own.claim() as claim:
+                if claim is None:
+                    return
+                done.append(claim.key)
+                claim.done()
+
+    threads = [threading.Thread(target=work) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return done
 
 
 class Broker:

@@ -5,12 +5,12 @@ import socket
 import subprocess
 import sys
 import textwrap
-import threading
 from collections import Counter
 from email.message import EmailMessage
 
 import pytest
 
+from brokers import done_by_threads
 from lamson import queue
 from lamson.errors import QueueError
 from lamson.mail import MailRequest, MailResponse
@@ -375,25 +375,8 @@ class TestClaims:
             assert claim.key == key
 
     def test_eight_threads_share_the_work_and_nobody_does_it_twice(self, box, tmp_path):
-        keys = {box.push(RAW) for _ in range(100)}
-        done, guard = [], threading.Lock()
-
-        def work():
-            own = Queue(tmp_path / "queue")
-            while True:
-                with own.claim() as claim:
-                    if claim is None:
-                        return
-                    with guard:
-                        done.append(claim.key)
-                    claim.done()
-
-        threads = [threading.Thread(target=work) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(done) == 100 and set(done) == keys and box.count() == 0
+        keys = [box.push(RAW) for _ in range(100)]
+        assert sorted(done_by_threads(tmp_path / "queue")) == sorted(keys) and box.count() == 0
 
 
 @pytest.mark.parametrize("end", [b"\r\n", b"\n"])
