@@ -207,11 +207,13 @@ def main():
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
     chosen = [each for each in BENCHMARKS if not options.names or each.script in options.names]
     about = machine()
+    begin = time.monotonic()
     rows, outputs = [], {}
     for benchmark in chosen:
         print(f"\n--- {benchmark.script}", flush=True)
         found, outputs[benchmark.script] = run(benchmark, options.quick)
         rows += found
+    about.append(f"Load when it ended: {os.getloadavg()[0]:.2f}, after {(time.monotonic() - begin) / 60:.0f} minutes")
     target = options.write or (None if options.quick or options.names else RESULTS)
     print("\n" + "\n".join(about) + "\n")
     print(
