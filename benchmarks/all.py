@@ -18,6 +18,7 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -111,12 +112,19 @@ def run(benchmark, quick):
     except peers.Missing as error:
         print(f"left out: {error}", flush=True)
         return [["MISSING", f"{benchmark.script}, all of it", str(error)]], ""
-    environment = {**os.environ, "PATH": os.environ.get("PATH", os.defpath) + peers.SYSTEM}
     said, begin = [], time.monotonic()
-    # A session of its own, so that nothing it has started stays when it has to be ended.
-    with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
-    ) as process:
+    # A session and a folder of its own, so that nothing of it stays when it has to be ended.
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as folder,
+        subprocess.Popen(
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PATH": os.environ.get("PATH", os.defpath) + peers.SYSTEM, "TMPDIR": folder},
+            start_new_session=True,
+        ) as process,
+    ):
         too_long = threading.Timer(LONGEST, os.killpg, (process.pid, signal.SIGKILL))
         too_long.start()
         try:

@@ -78,17 +78,21 @@ def test_a_script_that_fails_leaves_its_results_and_a_reason(bench):
     assert re.search(r"relay: all of it or a part: it ended with code 1 after \d+ s: ValueError: no more", page)
 
 
-def test_a_script_that_hangs_is_ended_with_all_that_it_has_started(bench, tmp_path):
-    child = (
-        "import subprocess, sys, time\np = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-    )
-    mark = tmp_path / "pid"
+def test_a_script_that_hangs_is_ended_with_all_that_it_has_started_and_written(bench, tmp_path):
+    mark = tmp_path / "mark"
     code, _, page = bench(
-        "relay", longest=2, relay=f"{child}open({str(mark)!r}, 'w').write(str(p.pid))\ntime.sleep(600)\n"
+        "relay",
+        longest=2,
+        relay="import subprocess, tempfile, time\n"
+        "child = subprocess.Popen(['sleep', '600'])\n"
+        f"open({str(mark)!r}, 'w').write(f'{{child.pid}} {{tempfile.mkdtemp()}}')\n"
+        "time.sleep(600)\n",
     )
     assert code == 1 and "relay: all of it or a part: it ended with code -9" in page
-    state = Path(f"/proc/{mark.read_text()}/stat")
+    pid, folder = mark.read_text().split()
+    state = Path(f"/proc/{pid}/stat")
     assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+    assert not Path(folder).exists()
 
 
 def test_every_benchmark_is_run_by_the_script_and_explained():
