@@ -35,6 +35,9 @@ from lamson.keys import SAFE_NAME, born, host_name, key_of, new_key
 
 log = logging.getLogger(__name__)
 
+# Bytes that have to be free beside a message: the file system needs some for itself, and others write meanwhile.
+ROOM = 1 << 17
+
 # Errors of open that say nothing about the file: this process or the system has too much open.
 _OUR_OWN = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -73,6 +76,14 @@ class Maildir:
             raise
         _sync_folder(f"{self._base}/new")
         return key
+
+    def check_room(self, size: int) -> None:
+        """Raise OSError when a message of `size` bytes could not be added: the disk is full or read-only."""
+        disk = os.statvfs(self._base)
+        if disk.f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), self._base)
+        if disk.f_bavail * disk.f_frsize < size + ROOM or (disk.f_files and not disk.f_favail):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._base)
 
     def replace(self, path: str | os.PathLike, content: bytes) -> None:
         """Write a message's file anew: after a power cut there is the old or the new one. Raises OSError."""

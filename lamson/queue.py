@@ -121,6 +121,10 @@ class Queue:
         """
         return self.mbox.add(_entry(message, reason))
 
+    def check_room(self, size: int) -> None:
+        """Raise OSError when a message of `size` bytes could not be pushed, because the disk is full or read-only."""
+        self.mbox.check_room(size)
+
     def pop(self) -> tuple[str, MailRequest] | tuple[None, None]:
         """Take the oldest message out and return ``(key, message)``, or ``(None, None)`` when the queue is empty."""
         with contextlib.closing(self._held()) as found:

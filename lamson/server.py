@@ -129,6 +129,21 @@ def _reply_for(outcome: Outcome) -> SMTPError:
     return SMTPError(451, FAILED.removeprefix("451 "))
 
 
+def _no_room(size: int) -> SMTPError | None:
+    """Return the error for a message of `size` bytes that could not be kept if a handler failed on it, or else None.
+
+    It is asked before any handler runs: what cannot be kept is not begun.
+    """
+    check = getattr(Router.UNDELIVERABLE_QUEUE, "check_room", None)
+    try:
+        if check is not None:
+            check(size)
+    except OSError as error:
+        log.error("refused: there is no place for what may fail: %s", error)
+        return _reply_for(Outcome("", error=error))
+    return None
+
+
 class SMTPReceiver:
     """An SMTP server that gives every message to the Router and replies when its handlers are done.
 
@@ -316,7 +331,7 @@ class SMTPReceiver:
         try:
             message = MailRequest(Peer, From, To, Data)
             log.info("received: %s from <%s> to %s at %s", message_id(message), printable(From), To, Peer)
-            refusal = settle(message, Router.deliver_each(message), self.retries)
+            refusal = _no_room(len(Data)) or settle(message, Router.deliver_each(message), self.retries)
         except BaseException:  # whatever a handler raises, KeyboardInterrupt as well, it must not end the event loop
             log.exception("failed: a message from <%s> to %s at %s", printable(From), To, Peer)
             return FAILED
@@ -370,6 +385,9 @@ class LMTPReceiver(SMTPReceiver):
         """Route one message. Returns the reply for each recipient, by address in lower case."""
         message = MailRequest(Peer, From, To, Data)
         log.info("received: %s from <%s> to %s at %s", message_id(message), printable(From), To, Peer)
+        refusal = _no_room(len(Data))
+        if refusal is not None:
+            return dict.fromkeys(message.route_to, _reply_lines(refusal))
         try:
             outcomes = Router.deliver_each(message)
         except BaseException:  # whatever a handler raises, KeyboardInterrupt as well, it must not end the event loop
@@ -468,7 +486,8 @@ class QueueReceiver:
         # What fails while the undeliverable queue is drained comes back to it, under another key and for the next time.
         only = set(self.queue.keys()) if self._drains_undeliverable() else None
         failed: set[str] = set()
-        while not self._closing.is_set():
+        # Nothing is claimed for which there would be no place: it is not its fault, and does not count.
+        while not self._closing.is_set() and not _no_room(0):
             with self.queue.claim(lambda key: key not in failed and (only is None or key in only)) as claim:
                 if claim is None:
                     return

@@ -1,5 +1,6 @@
 """Queues: what is pushed is on disk and comes out as it went in, envelope included."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import textwrap
 from collections import Counter
 from email.message import EmailMessage
+from types import SimpleNamespace
 
 import pytest
 
@@ -384,3 +386,27 @@ def test_the_envelope_has_the_line_ends_of_the_message(end):
     joined = queue.join_envelope("a@b", ["c@d"], b"Subject: x" + end)
     assert joined == b"Delivered-To: c@d" + end + b"Return-Path: <a@b>" + end + b"Subject: x" + end
     assert queue.split_envelope(joined) == ("a@b", ["c@d"], b"Subject: x" + end)
+
+
+@pytest.mark.parametrize(
+    "change, code",
+    [
+        ({}, None),
+        ({"f_bavail": 10}, errno.ENOSPC),
+        ({"f_favail": 0}, errno.ENOSPC),
+        ({"f_favail": 0, "f_files": 0}, None),  # a file system that counts no files
+        ({"f_flag": os.ST_RDONLY}, errno.EROFS),
+    ],
+)
+def test_a_queue_knows_whether_there_is_room_for_a_message(tmp_path, monkeypatch, change, code):
+    queue = Queue(tmp_path / "queue")
+    disk = {"f_bavail": 1000, "f_frsize": 4096, "f_files": 1000, "f_favail": 10, "f_flag": 0}
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(**{**disk, **change}))
+    if code is None:
+        queue.check_room(1000)
+        with pytest.raises(OSError, match="No space"):
+            queue.check_room(1000 * 4096)
+    else:
+        with pytest.raises(OSError) as caught:
+            queue.check_room(1000)
+        assert caught.value.errno == code

@@ -363,6 +363,37 @@ class TestStatesOnDisk:
         assert queue.count() == 0 and disk.syncs
 
 
+def test_no_handler_runs_for_what_could_not_be_kept(receiver, tmp_path, monkeypatch):
+    ran = []
+
+    @route("(name)@test.com", name=".+")
+    @stateless
+    def START(message, name):
+        ran.append(name)
+
+    Router.UNDELIVERABLE_QUEUE = Queue(tmp_path / "undeliverable")
+
+    def full(size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Router.UNDELIVERABLE_QUEUE, "check_room", full)
+    refusal = "452 4.3.1 No space left for mail, try again later"
+    assert receiver().process_message("peer", "a@b.c", ["one@test.com"], RAW) == refusal
+    to = ["One@test.com", "two@test.com"]
+    assert LMTPReceiver(port=0).process_each("peer", "a@b.c", to, RAW) == {
+        "one@test.com": refusal,
+        "two@test.com": refusal,
+    }
+    work = Queue(tmp_path / "work")
+    work.push(MailRequest("test", "a@b.c", "one@test.com", RAW))
+    for _ in range(5):
+        QueueReceiver(tmp_path / "work").start(one_shot=True)
+    assert work.count() == 1 and ran == []
+    monkeypatch.undo()
+    QueueReceiver(tmp_path / "work").start(one_shot=True)
+    assert work.count() == 0 and ran == ["one"]
+
+
 def test_the_folder_of_a_socket_says_who_may_connect_whatever_the_umask(tmp_path):
     before = os.umask(0o077)
     try:
