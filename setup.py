@@ -8,6 +8,17 @@ from setuptools import setup
 
 HERE = Path(__file__).parent
 
+# What examples/stores are written with.
+STORES = [
+    "Django>=5.1",
+    "FormEncode>=2.1.1",
+    "pymemcache>=4.0",
+    "pymongo>=4.9",
+    "redis>=5.0",
+    "SQLObject>=3.12",
+    "web.py>=0.70",
+]
+
 
 def version() -> str:
     found = re.search(r'^__version__ = "(.+)"$', (HERE / "lamson/__init__.py").read_text(), re.MULTILINE)
@@ -57,6 +68,7 @@ setup(
         "mako": ["mako>=1.3"],
         "postgresql": ["psycopg[binary]>=3.2"],
         "spelling": ["pyenchant>=3.2"],
+        "stores": STORES,
         "test": [
             "css-inline>=0.17",
             "dkimpy>=1.1",
@@ -68,6 +80,8 @@ setup(
             "nh3>=0.2.20",
             "psycopg[binary]>=3.2",
             "pytest>=8.0",
+            *STORES,
+            "nx-27017>=0.8",
         ],
         "check": ["mypy>=1.10", "ruff>=0.6"],
     },

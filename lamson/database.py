@@ -34,10 +34,10 @@ from sqlalchemy.pool import QueuePool, SingletonThreadPool, StaticPool
 from lamson.errors import MisuseError
 from lamson.filelocks import file_locks
 from lamson.routing import ROUTE_FIRST_STATE, Router, StateStorage
-from lamson.rows import KEY, Rows, digest, is_linked
+from lamson.rows import KEY, Rows, is_linked
 from lamson.schema import need_folder
 from lamson.sessions import Sessions, call_sessions
-from lamson.states import Beyond, KeyedLocks
+from lamson.states import Beyond, KeyedLocks, digest
 from lamson.threadlink import AdvisoryLocks, ThreadLink, forget_the_pool_after_fork
 
 BUSY_TIMEOUT = 30

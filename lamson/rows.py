@@ -11,7 +11,6 @@ Otherwise SQLite files and PostgreSQL are reached by `lamson.threadlink`, all ot
 SQLAlchemy does it.
 """
 
-import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,10 +24,11 @@ from sqlalchemy.pool import StaticPool
 
 from lamson import schema
 from lamson.sessions import Sessions
+from lamson.states import digest, storable
 from lamson.threadlink import Statement, ThreadLink, thread_link
 
 KEY = LargeBinary(16).with_variant(mysql.BINARY(16), "mysql", "mariadb")
-"""The type of a key. Half of SHA-256 is long enough that nobody finds two texts with the same, and half as large."""
+"""The type of a key. Half of the digest is long enough that nobody finds two texts with the same, and half as large."""
 
 
 class Rows:
@@ -166,20 +166,9 @@ def in_memory(engine: Engine) -> bool:
     return ":memory:" in file or engine.url.query.get("mode") == "memory"
 
 
-def digest(first: str, second: str) -> bytes:
-    """32 bytes that no other two texts have."""
-    # The length in front keeps ("a", "bc") and ("ab", "c") apart. Surrogates are what undecodable bytes became.
-    return hashlib.sha256(f"{len(first)} {first}{second}".encode("utf-8", "surrogatepass")).digest()
-
-
 def key(first: str, second: str) -> bytes:
     """The key of the row for two texts."""
     return digest(first, second)[:16]
-
-
-def storable(text: str) -> str:
-    """Text that every database takes: surrogates and NUL, which PostgreSQL refuses, are written as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 
 def _upsert(table: Table, values: list[Any], dialect: str) -> Any:

@@ -14,6 +14,7 @@ anything else subclass `StateStorage`. All of them are found in `lamson.routing`
 """
 
 import contextlib
+import hashlib
 import os
 import shelve
 import threading
@@ -22,6 +23,17 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 ROUTE_FIRST_STATE = "START"
+
+
+def digest(key: str, sender: str) -> bytes:
+    """32 bytes (SHA-256) that no other key and sender have: for a store whose keys are short, or of few characters."""
+    # The length in front keeps ("a", "bc") and ("ab", "c") apart. Surrogates are what undecodable bytes became.
+    return hashlib.sha256(f"{len(key)} {key}{sender}".encode("utf-8", "surrogatepass")).digest()
+
+
+def storable(text: str) -> str:
+    """Text that every store takes: surrogates and NUL, which some refuse, are written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 
 class Beyond(Protocol):

@@ -16,6 +16,7 @@ from lamson.testing import QueueRelay
 
 HERE = Path(__file__).parent.parent
 DOCUMENTS = [HERE / "README.md", *sorted((HERE / "docs").glob("*.md")), HERE / "examples/README.md"]
+DOCUMENTS.append(HERE / "examples/stores/README.md")
 
 
 def blocks(path, language):

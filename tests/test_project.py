@@ -265,7 +265,7 @@ def test_the_example_in_the_page_on_testing_is_green(project):
         assert "hello_tests.test_a_stranger_is_greeted_once ... ok" in output
 
 
-@pytest.mark.parametrize("document, count", [("testing.md", 1), ("state_storage.md", 3)])
+@pytest.mark.parametrize("document, count", [("testing.md", 1), ("storage.md", 3)])
 def test_each_script_in_the_pages_runs(project, document, count):
     scripts = scripts_in(document)
     assert len(scripts) == count
@@ -273,8 +273,8 @@ def test_each_script_in_the_pages_runs(project, document, count):
         printed(project, script)
 
 
-def test_the_storage_in_the_page_on_state_storage_stores(project):
-    (script,) = (script for script in scripts_in("state_storage.md") if "JSONStorage" in script)
+def test_the_storage_in_the_page_on_storage_stores(project):
+    (script,) = (script for script in scripts_in("storage.md") if "JSONStorage" in script)
     code = (
         "\nstore = Router.STATE_STORE\nstore.set('a', 'x', 'ONE')\nstore.set('a', 'y', 'START')\n"
         "print(store.get('a', 'x'), store.get('a', 'y'), store.read())\nstore.set('a', 'x', 'START')\n"
