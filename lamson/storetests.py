@@ -163,7 +163,7 @@ class StateStorageTests:
         if not self.survives_restart:
             self.skipTest("It forgets everything at a restart.")
 
-        def set_and_die() -> None:
+        def set_and_die(child: "_Child") -> None:
             self._prepared().set("a", "x@test.com", "ONE")
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -255,7 +255,7 @@ class StateStorageTests:
         self.storage.set("a", "x@test.com", "OURS")
         self.assertEqual(self.storage.get("a", "y@test.com"), ROUTE_FIRST_STATE)
 
-        def answer() -> None:
+        def answer(child: "_Child") -> None:
             storage = self._prepared()
             if storage.get("a", "x@test.com") != "OURS":
                 raise AssertionError("The other process does not see what this one has set.")
@@ -268,14 +268,18 @@ class StateStorageTests:
 
     def test_the_lock_of_a_shared_storage_lets_one_process_in_at_a_time(self) -> None:
         self._need_shared()
-        children = [_Child(lambda: _in_threads(2, lambda _: self._count(self._prepared(), 10))) for _ in range(2)]
+
+        def count(child: "_Child") -> None:
+            _in_threads(2, lambda _: self._count(self._prepared(), 10))
+
+        children = [_Child(count), _Child(count)]
         self.assertEqual([child.wait() for child in children], [0, 0])
         self.assertEqual(self.storage.get("a", "counter@test.com"), "COUNT_40")
 
     def test_the_lock_of_a_shared_storage_ends_with_the_process_that_holds_it(self) -> None:
         self._need_shared()
 
-        def hold() -> None:
+        def hold(child: "_Child") -> None:
             storage = self._prepared()
             with storage.lock("a", "x@test.com"):
                 storage.set("a", "x@test.com", "HELD")
@@ -286,21 +290,21 @@ class StateStorageTests:
         child.listen()
         thread = self._lock_in_a_thread("a", "x@test.com")
         before = self.storage.get("a", "x@test.com")
-        child.kill()
+        self.assertEqual(child.kill(), -signal.SIGKILL)
         thread.join(LONG_WAIT)
         self.assertEqual((before, self.storage.get("a", "x@test.com")), ("HELD", "LOCKED"))
 
 
 class _Child:
-    """A child process that calls a function, and exits with 1 when that fails."""
+    """A child process that calls a function with this object, and exits with 1 when that fails."""
 
-    def __init__(self, function: Callable[[], Any]):
+    def __init__(self, function: Callable[["_Child"], Any]):
         self._ready, self._tell = os.pipe()
         self.process = os.fork()
         if not self.process:
             code = 1
             try:
-                function()
+                function(self)
                 code = 0
             except BaseException:
                 traceback.print_exc()
@@ -316,9 +320,10 @@ class _Child:
         """Waits until the child tells something, or has ended."""
         os.read(self._ready, 1)
 
-    def kill(self) -> None:
+    def kill(self) -> int:
+        """Ends it, and returns what `wait` does."""
         os.kill(self.process, signal.SIGKILL)
-        self.wait()
+        return self.wait()
 
     def wait(self) -> int:
         """The exit code, or the number of the signal that ended it, with a minus in front."""

@@ -7,8 +7,9 @@ import unittest
 
 import pytest
 
+from lamson.database import SQLAlchemyStorage
 from lamson.routing import MemoryStorage, ShelveStorage
-from lamson.states import StateStorage
+from lamson.states import KeyedLocks, StateStorage
 from lamson.testing import StateStorageTests
 
 
@@ -153,6 +154,21 @@ FLAWS = [
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_flaw_is_found(storage, expected):
     assert expected <= failures(storage, survives=False)
+
+
+def test_a_lock_that_holds_in_one_process_alone_is_found(tmp_path):
+    class InOneProcess(SQLAlchemyStorage):
+        def __init__(self, url):
+            super().__init__(url)
+            self._locks = KeyedLocks()
+
+        def get(self, key, sender):
+            found = super().get(key, sender)
+            threading.Event().wait(0.001)  # others come in between
+            return found
+
+    failed = failures(lambda: InOneProcess(f"sqlite:///{tmp_path}/states.db"))
+    assert failed == {"test_the_lock_of_a_shared_storage_lets_one_process_in_at_a_time"}
 
 
 def test_a_good_storage_passes():

@@ -14,13 +14,11 @@ from sqlalchemy.orm import Mapped, Session, declarative_base, mapped_column
 from lamson.routing import ROUTE_FIRST_STATE, StateStorage
 from lamson.states import digest, storable
 
-
 Base = declarative_base()  # in a project: that of app/model/tables.py
 
 
 class Conversation(Base):
     __tablename__ = "conversation"
-
     id: Mapped[bytes] = mapped_column(primary_key=True)
     key: Mapped[str]
     sender: Mapped[str]
