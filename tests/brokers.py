@@ -59,8 +59,9 @@ def done_by_threads(place: str | Path, number: int = 8) -> list[str]:
 class Broker:
     """What both have in common: processes, the first of which is the broker itself."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, host: str = "127.0.0.1"):
         self.folder = folder
+        self.host = host
         self.folder.mkdir(parents=True, exist_ok=True)
         self.port = 0
         self.processes: list[subprocess.Popen] = []
@@ -99,7 +100,7 @@ class Broker:
         def ready() -> bool:
             assert self.processes[0].poll() is None, (self.folder / "output").read_text()
             with socket.socket() as client:
-                return client.connect_ex(("127.0.0.1", self.port)) == 0
+                return client.connect_ex((self.host, self.port)) == 0
 
         eventually(ready, lambda: f"a broker\n{(self.folder / 'output').read_text()}", STARTING)
 
@@ -128,12 +129,12 @@ class Redis(Broker):
     def start(self) -> None:
         program = needs("redis-server")
         self.port = self.port or free_ports(1)[0]
-        options = f"--bind 127.0.0.1 --port {self.port} --save  --appendonly yes --appendfsync always"
+        options = f"--bind {self.host} --port {self.port} --save  --appendonly yes --appendfsync always"
         self.processes = [self.run(program, *options.split(" "), "--dir", str(self.folder))]
         self.wait()
 
     def url(self, queue: str, **options: float) -> str:
-        return f"redis://127.0.0.1:{self.port}/0?" + urlencode({"queue": queue, **options})
+        return f"redis://{self.host}:{self.port}/0?" + urlencode({"queue": queue, **options})
 
 
 class RabbitMQ(Broker):
@@ -146,7 +147,9 @@ class RabbitMQ(Broker):
         if not self.port:
             self.port, self._names, self._distribution = free_ports(3)
             (self.folder / "plugins").write_text("[].\n")
-            (self.folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{self.port}\n")
+            (self.folder / "rabbitmq.conf").write_text(
+                f"listeners.tcp.1 = {self.host}:{self.port}\nloopback_users = none\n"
+            )
         names = {"ERL_EPMD_PORT": str(self._names), "ERL_EPMD_ADDRESS": "127.0.0.1"}
         naming = self.run(epmd, **names)
         server = self.run(
@@ -155,7 +158,7 @@ class RabbitMQ(Broker):
             RABBITMQ_MNESIA_BASE=str(self.folder / "data"),
             RABBITMQ_LOG_BASE=str(self.folder / "logs"),
             RABBITMQ_NODE_PORT=str(self.port),
-            RABBITMQ_NODE_IP_ADDRESS="127.0.0.1",
+            RABBITMQ_NODE_IP_ADDRESS=self.host,
             RABBITMQ_DIST_PORT=str(self._distribution),
             RABBITMQ_ENABLED_PLUGINS_FILE=str(self.folder / "plugins"),
             RABBITMQ_CONFIG_FILE=str(self.folder / "rabbitmq.conf"),
@@ -170,4 +173,4 @@ class RabbitMQ(Broker):
         self.wait()
 
     def url(self, queue: str, **options: float) -> str:
-        return f"amqp://guest:guest@127.0.0.1:{self.port}//?" + urlencode({"queue": queue, **options})
+        return f"amqp://guest:guest@{self.host}:{self.port}//?" + urlencode({"queue": queue, **options})

@@ -61,6 +61,8 @@ class Postgres:
         subprocess.run(
             [os.path.join(programs, "initdb"), *arguments], check=True, capture_output=True, cwd="/", **account()
         )
+        with open(self.folder / "data/pg_hba.conf", "a") as file:
+            file.write(f"host all lamson {host}/24 trust\n")  # those that have a network with it
 
     def start(self):
         """Starts it; after `stop`, with the same data and on the same port."""
