@@ -17,6 +17,7 @@ import logging
 import math
 from asyncio.streams import FlowControlMixin
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 from aiosmtpd import smtp
@@ -37,6 +38,7 @@ HANDSHAKE_TIMEOUT = 60  # seconds
 GOODBYE_TIMEOUT = 10  # seconds for a client to take the last reply, before the connection is cut
 _BUFFERED = 1 << 16  # bytes of commands that are taken before they are needed
 _LARGE = 1 << 22  # bytes of a message that is put together outside of the event loop
+_JOINER = ThreadPoolExecutor(1, "lamson-join")  # where: one after the other, or they take the processors from the loop
 
 
 class ClientGone(Exception):
@@ -231,7 +233,7 @@ class Connection(smtp.SMTP):
     async def _content_of(self, data: MailData) -> bytes:
         if data.size < _LARGE:
             return data.content()
-        return await self.loop.run_in_executor(None, data.content)
+        return await self.loop.run_in_executor(_JOINER, data.content)
 
     # what it hears
 

@@ -25,7 +25,8 @@ def join_envelope(sender: str, recipients: list[str], content: bytes, reason: st
     lines = [_RECIPIENT + _address(recipient) for recipient in recipients] + [_SENDER + _address(sender) + b">"]
     if reason:
         lines.insert(0, _REASON + to_bytes(" ".join(reason.split())))
-    return b"".join(line + end for line in lines) + content
+    # In one join, during which Python lets other threads run when the message is large.
+    return b"".join([*(line + end for line in lines), content])
 
 
 def split_envelope(raw: bytes) -> tuple[str | None, list[str] | None, bytes]:

@@ -426,6 +426,22 @@ class TestConnections:
             with served.connect() as talk:
                 assert talk.reply().startswith("220")
 
+    def test_large_messages_are_put_together_by_one_thread_beside_the_loop(self, serve, monkeypatch):
+        monkeypatch.setattr(connection, "_LARGE", 100)
+        threads, join = [], MailData.content
+        monkeypatch.setattr(MailData, "content", lambda data: threads.append(threading.current_thread()) or join(data))
+        served = serve(Receiver())
+        with contextlib.ExitStack() as stack:
+            talks = [stack.enter_context(served.connect()) for _ in range(5)]
+            for line in ("", "HELO x", "MAIL FROM:<a@b.c>", "RCPT TO:<d@e.f>", "DATA"):
+                for talk in talks:
+                    assert (talk.say(line) if line else talk.reply())[0] in "23"
+            for talk in talks:
+                talk.socket.sendall(b"x" * 200 + b"\r\n.\r\n")
+            assert {talk.reply() for talk in talks} == {"250 OK"}
+        assert len(threads) == 5 and len(set(threads)) == 1 and served.thread not in threads
+        assert [message[3] for message in served.receiver.messages] == [b"x" * 200 + b"\r\n"] * 5
+
     def test_connections_share_nothing_that_one_may_change(self):
         async def fork_two():
             template = SMTPProtocol(Receiver(), hostname="here", loop=asyncio.get_running_loop())
