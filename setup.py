@@ -80,6 +80,7 @@ setup(
             "nh3>=0.2.20",
             "psycopg[binary]>=3.2",
             "pytest>=8.0",
+            "pytest-mock>=3.12",
             *STORES,
             "nx-27017>=0.8",
         ],

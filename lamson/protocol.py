@@ -30,6 +30,7 @@ from lamson.paths import split_path
 log = logging.getLogger(__name__)
 
 COMMAND_SIZE_LIMIT = 1024  # bytes; RFC 5321 section 4.5.3.1.4 wants 512 and more for each extension
+LONGEST_NAME = 64  # bytes; a reply of ours has at most 512 (RFC 5321 section 4.5.3.1.5), and it names the command
 BEFORE_TLS = ("NOOP", "EHLO", "LHLO", "STARTTLS", "QUIT")  # RFC 3207 section 4
 PATIENCE = 64  # commands of one client that were sent at once, before the others get their turn
 
@@ -100,6 +101,8 @@ class SMTPProtocol(Authentication):
             raise Refusal("530 Must issue a STARTTLS command first")
         command = self._by_name.get(name)
         if command is None:
+            if len(name) > LONGEST_NAME:
+                raise Refusal("500 Command line too long")
             await self._say_unknown(name)
             return
         try:
