@@ -1,10 +1,14 @@
 """What the tests share: a Router as fresh as in a new process, and a place to write."""
 
+import signal
 import sys
 
 import pytest
 
 from lamson.routing import MemoryStorage, Router, RouteTable
+
+# A shell lets what it runs in the background ignore ctrl-c, and so would all servers that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
