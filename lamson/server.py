@@ -130,7 +130,7 @@ def _reply_for(outcome: Outcome) -> SMTPError:
 
 
 def _no_room(size: int) -> SMTPError | None:
-    """Return the error for a message of `size` bytes that could not be kept if a handler failed on it, or else None.
+    """Return the error for `size` bytes of mail that could not be kept if handlers failed on it, or else None.
 
     It is asked before any handler runs: what cannot be kept is not begun.
     """
@@ -331,7 +331,8 @@ class SMTPReceiver:
         try:
             message = MailRequest(Peer, From, To, Data)
             log.info("received: %s from <%s> to %s at %s", message_id(message), printable(From), To, Peer)
-            refusal = _no_room(len(Data)) or settle(message, Router.deliver_each(message), self.retries)
+            refusal = _no_room(len(Data) * len(message.route_to))  # each recipient's copy is kept by itself
+            refusal = refusal or settle(message, Router.deliver_each(message), self.retries)
         except BaseException:  # whatever a handler raises, KeyboardInterrupt as well, it must not end the event loop
             log.exception("failed: a message from <%s> to %s at %s", printable(From), To, Peer)
             return FAILED
@@ -385,7 +386,7 @@ class LMTPReceiver(SMTPReceiver):
         """Route one message. Returns the reply for each recipient, by address in lower case."""
         message = MailRequest(Peer, From, To, Data)
         log.info("received: %s from <%s> to %s at %s", message_id(message), printable(From), To, Peer)
-        refusal = _no_room(len(Data))
+        refusal = _no_room(len(Data) * len(message.route_to))
         if refusal is not None:
             return dict.fromkeys(message.route_to, _reply_lines(refusal))
         try:
@@ -486,8 +487,9 @@ class QueueReceiver:
         # What fails while the undeliverable queue is drained comes back to it, under another key and for the next time.
         only = set(self.queue.keys()) if self._drains_undeliverable() else None
         failed: set[str] = set()
-        # Nothing is claimed for which there would be no place: it is not its fault, and does not count.
-        while not self._closing.is_set() and not _no_room(0):
+        # Nothing is claimed for which there would be no place: it is not its fault, and does not count. Draining the
+        # undeliverable queue makes room.
+        while not self._closing.is_set() and (only is not None or not _no_room(0)):
             with self.queue.claim(lambda key: key not in failed and (only is None or key in only)) as claim:
                 if claim is None:
                     return

@@ -175,6 +175,21 @@ class TestSMTPReceiver:
             smtp.sendmail("a@b.c", "d@e.f", RAW)
         assert caught.value.smtp_code == code
 
+    def test_another_check_may_say_which_recipients_are_known(self, taken):
+        class Choosy(SMTPReceiver):
+            def knows_recipient(self, address):
+                return address == "one@test.com"
+
+        one = Choosy("127.0.0.1", 0, unknown_recipients="refuse")
+        one.start()
+        try:
+            with client(one) as smtp:
+                refused = smtp.sendmail("a@b.c", ["one@test.com", "two@test.com"], RAW)
+        finally:
+            one.close()
+        assert refused["two@test.com"][0] == 550 and refused["two@test.com"][1].startswith(b"5.1.1 ")
+        assert [message.To for message in taken] == [["one@test.com"]]
+
     def test_two_thousand_messages_from_twenty_clients_leave_every_sender_in_its_own_state(self, receiver):
         @route(".+")
         def START(message):
@@ -392,6 +407,28 @@ def test_no_handler_runs_for_what_could_not_be_kept(receiver, tmp_path, monkeypa
     monkeypatch.undo()
     QueueReceiver(tmp_path / "work").start(one_shot=True)
     assert work.count() == 0 and ran == ["one"]
+
+
+def test_there_has_to_be_room_for_the_copy_of_each_recipient(tmp_path, taken, monkeypatch):
+    Router.UNDELIVERABLE_QUEUE = Queue(tmp_path / "undeliverable")
+    asked = []
+    monkeypatch.setattr(Router.UNDELIVERABLE_QUEUE, "check_room", asked.append)
+    to = ["one@test.com", "two@test.com", "three@test.com"]
+    assert SMTPReceiver(port=0).process_message("peer", "a@b.c", to, RAW) is None
+    LMTPReceiver(port=0).process_each("peer", "a@b.c", to, RAW)
+    assert asked == [3 * len(RAW)] * 2
+
+
+def test_the_undeliverable_queue_is_drained_when_its_disk_is_full(tmp_path, taken, monkeypatch):
+    Router.UNDELIVERABLE_QUEUE = box = Queue(tmp_path / "undeliverable")
+    box.push(MailRequest("peer", "a@b.c", ["list@test.com"], RAW))
+
+    def full(size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(box, "check_room", full)
+    QueueReceiver(box.dir).start(one_shot=True)
+    assert len(taken) == 1 and box.count() == 0
 
 
 def test_the_folder_of_a_socket_says_who_may_connect_whatever_the_umask(tmp_path):
