@@ -48,6 +48,7 @@ ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
 mount --bind "$2" srv/python
 mount --bind "$3" srv/packages
+# It may be on another file system than the root, and those are not part of the overlay.
 mount --bind "$4" srv/checkout
 ip link set lo up
 echo mail.example.com > etc/hostname

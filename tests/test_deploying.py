@@ -369,6 +369,37 @@ def test_lamson_in_front(postfix):
     site.comes(lambda: len(site.mails("/home/joe/Maildir")) == 2)
 
 
+# --- certificates --------------------------------------------------------------------------------------------------
+
+
+def test_a_new_certificate_is_served_by_the_same_process(alone):
+    hook = alone.machine.path("/etc/letsencrypt/renewal-hooks/deploy/lamson")
+    hook.parent.mkdir(parents=True)
+    hook.write_text(PAGE.block("Certificates", "#!/bin/sh"))
+    hook.chmod(0o755)
+    (look,) = PAGE.commands("Certificates")
+
+    def renew(name: str) -> None:
+        folder = f"/etc/letsencrypt/live/{name}"
+        alone.machine.run(
+            f"mkdir -p {folder} && openssl req -x509 -newkey rsa:2048 -noenc -days 1 -subj /CN={name}.example.com "
+            f"-keyout {folder}/privkey.pem -out {folder}/fullchain.pem"
+        )
+        alone.machine.run(f"RENEWED_LINEAGE={folder} /etc/letsencrypt/renewal-hooks/deploy/lamson")
+
+    renew("one")
+    alone.add(f"{PROJECT}/config/settings.py", PAGE.block("Certificates", "receiver_config"))
+    alone.machine.run("systemctl restart lamson")
+    assert alone.machine.run(f"stat -c '%U %a' {PROJECT}/config/tls.pem") == "lamson 600\n"
+    before = alone.pid()
+    assert "one.example.com" in alone.do(look)
+    renew("two")
+    alone.comes(lambda: "two.example.com" in alone.do(look))
+    assert alone.pid() == before
+    alone.send("--tls", to="robot@example.com")
+    assert len(alone.mails("run/taken-robot")) == 1
+
+
 # --- keeping it ----------------------------------------------------------------------------------------------------
 
 
@@ -425,6 +456,22 @@ def test_postfix_in_front_is_no_open_relay(postfix, check):
     assert "Relay access denied" in check(code=24)
     assert "<** 550" in check("no.such.user@example.com", code=24)
     assert "<-  250" in check("joe@example.com").partition(" -> RCPT")[2]
+
+
+def test_an_upgrade_ends_with_the_server_running_again(alone):
+    install, *lines = PAGE.commands("Upgrading")
+    assert install == "/srv/lamson-env/bin/pip install --upgrade lamson"
+    before = alone.pid()
+    # The tests of a fresh project are for its own handler.
+    settings = f"{PROJECT}/config/settings.py"
+    alone.machine.run(f"cp {settings} /tmp/ours && cp {PROJECT}/config.original/settings.py {settings}")
+    directory, tests, restart = lines
+    alone.do(directory, tests)
+    alone.machine.run(f"cp /tmp/ours {settings}")
+    alone.do(restart)
+    assert alone.pid() not in (0, before)
+    alone.send(to="robot@example.com")
+    assert len(alone.mails("run/taken-robot")) == 1
 
 
 def test_queues_can_be_looked_at(alone):

@@ -62,6 +62,7 @@ def test_everything_is_there():
         "config/testing.py",
         "config/settings.py",
         "config/logging.conf",
+        "config/lamson.service",
         "config/test_logging.conf",
         "logs",
         "run",
