@@ -60,6 +60,7 @@ BENCHMARKS = [
     ),
     Benchmark("stalls", "", "--rounds 1 --scale 0.2", needs=("smtp-source",)),
     Benchmark("routes", "", "--rounds 2 --messages 1000"),
+    Benchmark("states", "--postgresql", "--senders 50000 --rounds 1 --messages 5000"),
     Benchmark("queues", "", "--depth 2000 --messages 500", SALMON),
     Benchmark("relay", "", "--messages 300 --rounds 3", needs=("smtp-sink",)),
     Benchmark(

@@ -189,17 +189,36 @@ def uncomment(path):
 
 def test_the_commented_model_works_when_it_is_uncommented(project):
     uncomment(project / "app/model/tables.py")
+    uncomment(project / "tests/model/tables_tests.py")
+    for command in ("lamson.nosetests", "nose2"):
+        exit_code, output = run(project, "-m", command, "-v")
+        assert exit_code == 0, output
+        assert "tables_tests.test_a_list_has_those_who_subscribed_to_it ... ok" in output
+        assert "tables_tests.test_nobody_is_on_a_list_twice ... ok" in output
+        assert "Ran 4 tests" in output
+    edit(project / "app/model/tables.py", ".filter_by(list_name=list_name)", "")
+    assert run(project, "-m", "lamson.nosetests")[0] == 1
+
+
+def test_a_handler_saves_what_the_comment_at_the_model_says(project):
+    uncomment(project / "app/model/tables.py")
     example = (project / "app/model/tables.py").read_text().split('"""')[1]
-    save = example.split("A handler then writes:")[1].split("and reads:")[0]
-    read = example.split("and reads:")[1]
-    code = "\n".join(line.removeprefix("    ") for line in (save + read).splitlines() if line.startswith("    "))
-    (project / "tests/model/tables_tests.py").write_text(
-        "from types import SimpleNamespace\nfrom sqlalchemy import select\n"
-        f"message = SimpleNamespace(route_from='zed@example.com')\n{code}\n"
-        "def test_it():\n    assert [each.address for each in everybody] == ['zed@example.com']\n"
+    imports, save, read = re.findall(r"(?:^    \S.*\n)+", example, re.MULTILINE)
+    (project / "app/handlers/sample.py").write_text(
+        f"{imports}from sqlalchemy import select\nfrom lamson.routing import route, stateless\n".replace("    ", "")
+        + '@route("(name)@(host)", name=".+")\n@stateless\n'
+        + f"def START(message, name=None, host=None):\n{save}"
+        + f"    if name == 'fail':\n        raise ValueError(name)\n{read}"
+        + "    print([each.address for each in everybody])\n"
     )
-    exit_code, output = run(project, "-m", "lamson.nosetests", "tests/model")
-    assert exit_code == 0, output
+    code = (
+        BOOT + "settings.database.create_tables(); from lamson.mail import MailRequest\n"
+        "for name in 'fail', 'cats':\n"
+        "    Router.deliver(MailRequest('', f'{name}@x.org', f'{name}@test.com', 'Subject: x\\n\\nbody'))"
+    )
+    assert printed(project, code) == "['cats@x.org']"
+    with sqlite3.connect(project / "app/data/lamson.db") as database:
+        assert database.execute("SELECT list_name, address FROM subscription").fetchall() == [("cats", "cats@x.org")]
 
 
 def test_the_template_in_the_readme_of_templates_works(project):
