@@ -59,6 +59,8 @@ BENCHMARKS = [
         needs=("smtp-source",),
     ),
     Benchmark("stalls", "", "--rounds 1 --scale 0.2", needs=("smtp-source",)),
+    Benchmark("stages", "", "--messages 1000", needs=("smtp-source",)),
+    Benchmark("machines", "", "--rounds 1 --scale 0.2", needs=("smtp-source",)),
     Benchmark("routes", "", "--rounds 2 --messages 1000"),
     Benchmark("states", "--postgresql", "--senders 50000 --rounds 1 --messages 5000"),
     Benchmark("queues", "", "--depth 2000 --messages 500", SALMON),

@@ -64,8 +64,8 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def lamson(moves: bool, workers: int):
-    """A project that runs; yields its port."""
+def lamson(moves: bool, workers: int, database: str = ""):
+    """A project that runs; yields its port. `database` is the URL of one to use in place of SQLite."""
     port = free_port()
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
 
@@ -80,6 +80,7 @@ def lamson(moves: bool, workers: int):
         (project / "app/handlers/sample.py").write_text(HANDLER.format(first=first, second=second))
         settings = project / "config/settings.py"
         text = re.sub(r'"port": 8823\b', f'"port": {port}, "message_limit": 0', settings.read_text())
+        text = text.replace("sqlite:///app/data/lamson.db", database) if database else text
         settings.write_text(text.replace("test\\.com", "example\\.com"))
         run("start", *(["-workers", str(workers)] if workers > 1 else []), where=project)
         try:

@@ -1,0 +1,158 @@
+"""Where the processor's time of one message goes, stage by stage.
+
+    python benchmarks/stages.py [--messages 4000]
+
+"Whole" is a generated project as `lamson start` runs it (states in SQLite, a log at INFO), with twenty clients of
+`smtp-source` that keep their connections and send messages of 1 KB; "wire" is the protocol alone, which throws the
+messages away. Both are the user and system time of the server's process, for each message. The stages between are
+measured one by one in this process. What is left is what it costs to hand a message to a handler's thread and back.
+
+Processor time, so that a busy machine matters less. Waiting for the disk is not in it.
+"""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import whole
+
+import peers
+from frame import figure
+
+HERE = Path(__file__).parent
+HEADERS = b"Message-ID: <1@example.org>\r\nFrom: a@example.org\r\nTo: b@example.com\r\n\r\n"
+CONTENT = HEADERS + (b"x" * 70 + b"\r\n") * 13
+
+
+def cpu(pid: int) -> float:
+    """Seconds that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def listener(port: int) -> int:
+    """The process that listens on a port."""
+    wanted = {line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if _is_at(line, port)}
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        with contextlib.suppress(OSError):
+            if any(os.readlink(file)[8:-1] in wanted for file in folder.iterdir() if file.is_symlink()):
+                return int(folder.parent.name)
+    raise SystemExit(f"nobody listens on port {port}")
+
+
+def _is_at(line: str, port: int) -> bool:
+    columns = line.split()
+    return columns[3] == "0A" and int(columns[1].partition(":")[2], 16) == port
+
+
+def of_server(port: int, messages: int) -> float:
+    """Microseconds for a message that come by the wire."""
+    pid = listener(port)
+    whole.measure(port, 400, whole.SESSIONS)
+    begin = cpu(pid)
+    whole.measure(port, messages, whole.SESSIONS)
+    return (cpu(pid) - begin) / messages * 1e6
+
+
+def of_wire(messages: int) -> float:
+    command = [sys.executable, str(HERE / "wire.py"), "--serve", "lamson"]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdin is not None and server.stdout is not None
+    try:
+        return of_server(int(server.stdout.readline()), messages)
+    finally:
+        server.stdin.close()
+        server.wait(10)
+
+
+def each(function, count: int = 5000) -> float:
+    """Microseconds for a call."""
+    for _ in range(200):
+        function()
+    begin = time.process_time()
+    for _ in range(count):
+        function()
+    return (time.process_time() - begin) / count * 1e6
+
+
+def of_parts(folder: str) -> dict[str, float]:
+    """The stages between the wire and the handler."""
+    import logging
+
+    from lamson import server
+    from lamson.database import SQLAlchemyStorage, configure_database
+    from lamson.logs import message_id, printable
+    from lamson.mail import MailRequest
+    from lamson.queue import Queue
+    from lamson.routing import Router, route, route_like
+
+    log = logging.getLogger("stages")
+    log.propagate = False
+    log.setLevel(logging.INFO)
+    handler = logging.FileHandler(f"{folder}/log")
+    handler.setFormatter(logging.Formatter("%(asctime)s - %(name)s - %(levelname)s - %(message)s"))
+    log.addHandler(handler)
+
+    @route("(address)@(host)", address=".+", host=r"example\.com")
+    def START(message, address=None, host=None):
+        return NEXT
+
+    @route_like(START)
+    def NEXT(message, address=None, host=None):
+        return NEXT
+
+    def make():
+        return MailRequest(("127.0.0.1", 1), "a@example.org", ["b@example.com"], CONTENT)
+
+    message = make()
+    peer, sender, to = ("127.0.0.1", 1), "a@example.org", ["b@example.com"]
+
+    def line():
+        log.info("received: %s from <%s> to %s at %s", message_id(message), printable(sender), to, peer)
+
+    Router.UNDELIVERABLE_QUEUE = Queue(f"{folder}/undeliverable")
+    found = {
+        "make a MailRequest": each(make),
+        "a line in the log": each(line),
+        "is there room on the disk": each(lambda: server._no_room(1000)),
+    }
+    found["route it, with states in memory"] = each(lambda: Router.deliver_each(make())) - found["make a MailRequest"]
+    memory = found["route it, with states in memory"]
+    Router.STATE_STORE = SQLAlchemyStorage(configure_database({"url": f"sqlite:///{folder}/states.db"}))
+    everything = each(lambda: Router.deliver_each(make())) - found["make a MailRequest"]
+    found["what states in SQLite cost beyond that"] = everything - memory
+
+    states = ["NEXT", "OTHER"]
+
+    def change():
+        states.reverse()
+        Router.STATE_STORE.set("stages", "a@example.org", states[0])
+
+    found["(a state that changes, in place of one that stays)"] = each(change)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--messages", type=int, default=4000)
+    options = parser.parse_args()
+    os.environ["PATH"] += peers.SYSTEM
+    with whole.lamson(moves=False, workers=1) as port:
+        total = of_server(port, options.messages)
+    wire = of_wire(options.messages)
+    with tempfile.TemporaryDirectory() as folder:
+        parts = of_parts(folder)
+    counted = sum(value for name, value in parts.items() if not name.startswith("("))
+    rows = {"the whole": total, "the wire": wire, **parts, "hand it over to a thread and back": total - wire - counted}
+    for name, value in rows.items():
+        print(f"{value:7.1f} us  {value / total:5.0%}  {name}")
+    figure("processor time of one message, the whole way", total, "us")
+
+
+if __name__ == "__main__":
+    main()
