@@ -19,11 +19,12 @@ import logging
 import os
 import re
 import select
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl
 
 from lamson.errors import QueueError
 
@@ -50,11 +51,16 @@ class BrokerError(QueueError, OSError):
 
 
 class Place(NamedTuple):
-    """A queue of a broker: the broker's URL, the queue's name, and the options that stood in the URL."""
+    """A queue of a broker: the broker's URL, the queue's name, and the options that stood in the URL.
+
+    `visibility_timeout` is in seconds, and for Redis. `ca_certs` is a file of certificates to trust, in place of those
+    that the system trusts.
+    """
 
     url: str
     queue: str
-    options: tuple[tuple[str, float], ...] = ()
+    visibility_timeout: float = VISIBILITY
+    ca_certs: str | None = None
 
     @classmethod
     def of(cls, url: str) -> "Place":
@@ -63,7 +69,7 @@ class Place(NamedTuple):
         scheme = base.partition("://")[0]
         if scheme not in _SCHEMES:
             raise QueueError(f"{_hidden(url)}: a queue is in a folder, or over one of {', '.join(_SCHEMES)}.")
-        options = dict(parse_qsl(query))
+        options = dict(parse_qsl(query, keep_blank_values=True))
         queue = options.pop("queue", "")
         if not _NAME.fullmatch(queue):
             raise QueueError(
@@ -71,19 +77,24 @@ class Place(NamedTuple):
                 f"{_hidden(base)}?queue=posts is one."
             )
         try:
-            visibility = {name: float(options.pop(name)) for name in ("visibility_timeout",) if name in options}
+            visibility = float(options.pop("visibility_timeout", VISIBILITY))
         except ValueError:
             raise QueueError(f"{_hidden(url)}: visibility_timeout is a number of seconds.") from None
-        # Others are kombu's, such as those for TLS.
-        return cls(base + ("?" + urlencode(options) if options else ""), queue, tuple(visibility.items()))
+        ca_certs = options.pop("ca_certs", None)
+        if options:
+            raise QueueError(
+                f"{_hidden(url)}: after the question mark stand queue, visibility_timeout and ca_certs, "
+                f"and not {', '.join(options)}."
+            )
+        return cls(base, queue, visibility, ca_certs)
 
     def __str__(self) -> str:
         """The URL, without the password."""
-        return _hidden(self.url) + ("&" if "?" in self.url else "?") + urlencode({"queue": self.queue})
+        return f"{_hidden(self.url)}?queue={self.queue}"
 
     def keep_every(self) -> float:
         """How often the broker has to hear that a message is still in hand, in seconds."""
-        return min(KEEP, dict(self.options).get("visibility_timeout", VISIBILITY) / 4)
+        return min(KEEP, self.visibility_timeout / 4) if self.url.startswith("redis") else KEEP
 
     def transport_options(self) -> dict[str, Any]:
         """What kombu is told about this broker."""
@@ -92,7 +103,7 @@ class Place(NamedTuple):
         if not self.url.startswith("redis"):
             return {}
         return {
-            "visibility_timeout": VISIBILITY,
+            "visibility_timeout": self.visibility_timeout,
             "unacked_key": f"{self.queue}.claimed",
             "unacked_index_key": f"{self.queue}.claimed.since",
             "unacked_mutex_key": f"{self.queue}.claimed.lock",
@@ -100,8 +111,17 @@ class Place(NamedTuple):
             "socket_connect_timeout": CONNECT_TIME,
             "socket_timeout": ANSWER_TIME,
             "socket_keepalive": True,
-            **dict(self.options),
         }
+
+    def tls_options(self) -> Any:
+        """What kombu is told about TLS: the certificate has to be the host's, and signed by somebody who is trusted."""
+        if self.url.startswith("amqps"):
+            options = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": self.ca_certs}
+            return {"server_hostname": None, **options}  # None is the host of the URL
+        if self.url.startswith("rediss"):
+            options = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": self.ca_certs}
+            return {"ssl_check_hostname": True, **options}
+        return False
 
 
 def _hidden(url: str) -> str:
@@ -114,12 +134,19 @@ class Link:
     def __init__(self, place: Place):
         self.place = place
         self._amqp = place.url.startswith("amqp")
-        self._guard = threading.Lock()  # the thread that tells of our being alive uses the connection, too
+        self._guard = threading.RLock()  # the thread that tells of our being alive uses the connection, too
         self._looked = 0.0
         kombu = _kombu()
-        self._connection = kombu.Connection(
-            place.url, connect_timeout=CONNECT_TIME, heartbeat=SILENCE, transport_options=place.transport_options()
-        )
+        try:
+            self._connection = kombu.Connection(
+                place.url,
+                ssl=place.tls_options(),
+                connect_timeout=CONNECT_TIME,
+                heartbeat=SILENCE,
+                transport_options=place.transport_options(),
+            )
+        except ValueError as error:
+            raise QueueError(f"{place}: {error}") from error
         self._errors: tuple[type[BaseException], ...] = (
             OSError,
             kombu.exceptions.KombuError,
@@ -143,6 +170,8 @@ class Link:
                 self._channel = self._connection.channel()
                 self._channel.auto_decode = False  # bytes stay bytes, whatever a message says about them
                 self._producer = kombu.Producer(self._channel)
+        except ValueError as error:  # a database of Redis that is no number
+            raise QueueError(f"{place}: {error}") from error
         except BaseException:
             self.close()
             raise
@@ -152,6 +181,8 @@ class Link:
         try:
             with self._guard:
                 yield
+        except BrokerError:
+            raise
         except self._errors as error:
             raise BrokerError(f"{self.place}: {error or type(error).__name__}") from error
 
@@ -159,13 +190,14 @@ class Link:
         """Make a queue when it is not there. What an administrator has made, of another type, is taken as it is."""
         if not self._amqp:
             return
-        channel = self._connection.channel()
-        try:
-            channel.queue_declare(queue, passive=True)
-        except self._connection.channel_errors:  # and with that the channel is closed
-            channel = self._connection.channel()
-            channel.queue_declare(queue, durable=True, auto_delete=False)
-        channel.close()
+        with self._told():
+            channel = self._wire.channel()
+            try:
+                channel.queue_declare(queue, passive=True)
+            except self._connection.channel_errors:  # and with that the channel is closed
+                channel = self._wire.channel()
+                channel.queue_declare(queue, durable=True, auto_delete=False)
+            channel.close()
 
     def publish(self, content: bytes, key: str, headers: dict[str, Any], queue: str | None = None) -> None:
         """Put a message into the queue, or another one. When this returns the broker has it, and on AMQP on disk."""

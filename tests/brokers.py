@@ -57,11 +57,15 @@ def done_by_threads(place: str | Path, number: int = 8) -> list[str]:
 
 
 class Broker:
-    """What both have in common: processes, the first of which is the broker itself."""
+    """What both have in common: processes, the first of which is the broker itself.
 
-    def __init__(self, folder: Path, host: str = "127.0.0.1"):
+    With a `certificate`, a file that has the key as well, it speaks TLS.
+    """
+
+    def __init__(self, folder: Path, host: str = "127.0.0.1", certificate: Path | None = None):
         self.folder = folder
         self.host = host
+        self.certificate = certificate
         self.folder.mkdir(parents=True, exist_ok=True)
         self.port = 0
         self.processes: list[subprocess.Popen] = []
@@ -73,7 +77,7 @@ class Broker:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def url(self, queue: str, **options: float) -> str:
+    def url(self, queue: str, **options: str | float) -> str:
         """The URL of a queue, for `lamson.queue.Queue`."""
         raise NotImplementedError
 
@@ -130,11 +134,15 @@ class Redis(Broker):
         program = needs("redis-server")
         self.port = self.port or free_ports(1)[0]
         options = f"--bind {self.host} --port {self.port} --save  --appendonly yes --appendfsync always"
+        if self.certificate:
+            options = options.replace("--port", "--port 0 --tls-port") + " --tls-auth-clients no"
+            options += "".join(f" --tls-{kind}-file {self.certificate}" for kind in ("cert", "key", "ca-cert"))
         self.processes = [self.run(program, *options.split(" "), "--dir", str(self.folder))]
         self.wait()
 
-    def url(self, queue: str, **options: float) -> str:
-        return f"redis://{self.host}:{self.port}/0?" + urlencode({"queue": queue, **options})
+    def url(self, queue: str, **options: str | float) -> str:
+        scheme = "rediss" if self.certificate else "redis"
+        return f"{scheme}://{self.host}:{self.port}/0?" + urlencode({"queue": queue, **options})
 
 
 class RabbitMQ(Broker):
@@ -147,9 +155,15 @@ class RabbitMQ(Broker):
         if not self.port:
             self.port, self._names, self._distribution = free_ports(3)
             (self.folder / "plugins").write_text("[].\n")
-            (self.folder / "rabbitmq.conf").write_text(
-                f"listeners.tcp.1 = {self.host}:{self.port}\nloopback_users = none\n"
-            )
+            lines = [f"listeners.tcp.1 = {self.host}:{self.port}"]
+            if self.certificate:
+                lines = [
+                    "listeners.tcp = none",
+                    f"listeners.ssl.1 = {self.host}:{self.port}",
+                    *(f"ssl_options.{kind} = {self.certificate}" for kind in ("certfile", "keyfile")),
+                ]
+            lines.append("loopback_users = none")
+            (self.folder / "rabbitmq.conf").write_text("".join(f"{line}\n" for line in lines))
         names = {"ERL_EPMD_PORT": str(self._names), "ERL_EPMD_ADDRESS": "127.0.0.1"}
         naming = self.run(epmd, **names)
         server = self.run(
@@ -172,5 +186,6 @@ class RabbitMQ(Broker):
         self.processes = [server, naming]
         self.wait()
 
-    def url(self, queue: str, **options: float) -> str:
-        return f"amqp://guest:guest@{self.host}:{self.port}//?" + urlencode({"queue": queue, **options})
+    def url(self, queue: str, **options: str | float) -> str:
+        scheme = "amqps" if self.certificate else "amqp"
+        return f"{scheme}://guest:guest@{self.host}:{self.port}//?" + urlencode({"queue": queue, **options})

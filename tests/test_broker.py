@@ -18,7 +18,7 @@ from lamson.errors import QueueError, SMTPError
 from lamson.mail import MailRequest
 from lamson.queue import Queue
 from lamson.routing import Router, route, stateless
-from lamson.server import QueueReceiver
+from lamson.server import QueueReceiver, SMTPReceiver
 from processes import eventually
 
 RAW = b"From: a@example.com\r\nTo: list@test.com\r\nSubject: hi\r\n\r\nHello\r\n"
@@ -436,6 +436,18 @@ class TestDeath:
                 receiver.close()
                 thread.join()
 
+    def test_a_client_keeps_its_message_when_neither_queue_of_a_broker_takes_it(self):
+        gone = "redis://127.0.0.1:1/0?queue="
+        Router.UNDELIVERABLE_QUEUE = Queue(gone + "undeliverable")
+
+        @route("(name)@test.com", name=".+")
+        @stateless
+        def START(message, name):
+            Queue(gone + "posts").push(message)
+
+        receiver = SMTPReceiver("127.0.0.1", 0)
+        assert receiver.process_message("peer", "a@b.c", ["d@test.com", "e@test.com"], RAW).startswith("451 4.3.0 ")
+
 
 class TestTheAdministratorsQueues:
     def declare(self, broker, name, **arguments):
@@ -500,6 +512,25 @@ class TestConnections:
         assert box.count() == 2
 
 
+class TestTLS:
+    @pytest.mark.parametrize("kind", [Redis, RabbitMQ])
+    def test_the_certificate_has_to_be_trusted_and_the_hosts(self, kind, tmp_path):
+        certificates = Path(__file__).parent / "certs"
+        with kind(tmp_path / "broker", certificate=certificates / "one.pem") as broker:
+            trusting = broker.url("posts", ca_certs=certificates / "one.pem")
+            box = Queue(trusting)
+            key = box.push(RAW)
+            assert box.pop()[0] == key
+            for stranger in (
+                broker.url("posts"),  # nobody whom the system trusts has signed it
+                broker.url("posts", ca_certs=certificates / "two.pem"),
+                trusting.replace("127.0.0.1", "127.1"),  # a name of this host that the certificate does not have
+            ):
+                with pytest.raises(BrokerError, match="(?i)certificate"):
+                    Queue(stranger).push(RAW)
+            assert box.count() == 0
+
+
 class TestPlace:
     @pytest.mark.parametrize(
         ("url", "words"),
@@ -509,6 +540,7 @@ class TestPlace:
             ("sqs://x?queue=posts", "amqp, amqps, redis, rediss, memory"),
             ("http://me:secret@x?queue=posts", "amqp, amqps, redis, rediss, memory"),
             ("redis://x?queue=a&visibility_timeout=soon", "number of seconds"),
+            ("redis://x?queue=a&heartbeat=1&foo", "and not heartbeat, foo"),
         ],
     )
     def test_one_that_cannot_be_is_refused_and_shows_no_password(self, url, words):
@@ -520,9 +552,10 @@ class TestPlace:
         box = Queue("amqp://me:secret@localhost//?queue=posts")
         assert box.dir == "amqp://me:***@localhost//?queue=posts" and "secret" not in repr(box.dir)
 
-    def test_kombus_own_options_are_left_to_it(self):
-        place = Place.of("rediss://host/0?ssl_cert_reqs=required&queue=a")
-        assert place == ("rediss://host/0?ssl_cert_reqs=required", "a", ())
+    @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/no-number?queue=a", "amqp://127.0.0.1:no-number//?queue=a"])
+    def test_one_that_kombu_cannot_read_is_an_error_of_the_queues(self, url):
+        with pytest.raises(QueueError, match="no-number"):
+            Queue(url).push(RAW)
 
     def test_nobody_there_is_an_error_at_the_first_use(self):
         box = Queue("redis://:secret@127.0.0.1:1/0?queue=posts")
