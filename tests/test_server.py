@@ -1,5 +1,6 @@
 """Receivers over real sockets and real Maildirs."""
 
+import contextlib
 import errno
 import os
 import smtplib
@@ -539,6 +540,34 @@ class TestLMTPReceiver:
             replies = [client.getreply() for _ in range(4)]
         assert [reply[0] for reply in replies] == [250, 550, 450, 451]
         assert sorted(calls) == [(name, "a@b.c", RAW) for name in ("fails", "later", "no", "yes")]
+
+    def test_close_finishes_what_is_being_handled_and_says_421_to_who_waits(self, lmtp):
+        inside, go_on = threading.Event(), threading.Event()
+
+        @route(".+")
+        @stateless
+        def START(message):
+            inside.set()
+            assert go_on.wait(30)
+
+        idle, busy = smtplib.LMTP(lmtp.host, lmtp.port), smtplib.LMTP(lmtp.host, lmtp.port)
+        with contextlib.closing(idle), contextlib.closing(busy):
+            idle.ehlo()
+            busy.ehlo()
+            busy.mail("a@b.c")
+            for name in ("one", "two"):
+                assert busy.rcpt(f"{name}@test.com")[0] == 250
+            assert busy.docmd("DATA")[0] == 354
+            busy.send(RAW + b".\r\n")
+            assert inside.wait(30)
+            closing = threading.Thread(target=lmtp.close)
+            closing.start()
+            assert idle.getreply()[0] == 421
+            assert closing.is_alive()
+            go_on.set()
+            assert [busy.getreply()[0] for _ in range(3)] == [250, 250, 421]
+            closing.join(30)
+            assert not closing.is_alive()
 
     def test_a_socket_that_a_dead_server_left_is_replaced_and_that_of_a_living_one_is_not(self, tmp_path):
         path = str(tmp_path / "lmtp")
