@@ -1,6 +1,7 @@
 """Each store in examples/stores keeps the contract of storages, put through it against a real server."""
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +16,9 @@ import pytest
 import postgres
 import stores
 from lamson.database import configure_database
+from lamson.errors import SMTPError
+from lamson.mail import MailRequest
+from lamson.routing import Router, route, stateless
 from lamson.states import digest
 from lamson.testing import StateStorageTests
 
@@ -132,6 +136,29 @@ class TestDjango(StateStorageTests, unittest.TestCase):
         if os.getpid() != self.process:
             connection.connection = None  # it is the parent's
         return DjangoStorage()
+
+    def test_a_handler_in_the_context_of_the_page_on_databases_is_saved_or_undone(self):
+        from django_store import Conversation
+
+        page = (FOLDER.parent.parent / "docs/databases.md").read_text()
+        (block,) = (text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "like_a_request" in text)
+
+        @route("(name)@test.com", name="[a-z]+")
+        @stateless
+        def START(message, name=None):
+            Conversation.objects.create(id=name, key=name, sender=name, state="ONE")
+            if name == "garfield":
+                raise SMTPError(550, "Not him.")
+
+        exec(block, {})
+        assert len(Router.AROUND) == 1
+        outcomes = [
+            outcome.handled
+            for name in ("tom", "garfield")
+            for outcome in Router.deliver_each(MailRequest("", "zed@example.com", f"{name}@test.com", b""))
+        ]
+        assert outcomes == [True, False]
+        assert list(Conversation.objects.values_list("id", flat=True)) == ["tom"]
 
 
 class TestWebPy(InAFolder, unittest.TestCase):

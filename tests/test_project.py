@@ -285,7 +285,7 @@ def test_the_example_in_the_page_on_testing_is_green(project):
         assert "hello_tests.test_a_stranger_is_greeted_once ... ok" in output
 
 
-@pytest.mark.parametrize("document, count", [("testing.md", 1), ("storage.md", 3)])
+@pytest.mark.parametrize("document, count", [("testing.md", 1), ("storage.md", 3), ("databases.md", 3)])
 def test_each_script_in_the_pages_runs(project, document, count):
     scripts = scripts_in(document)
     assert len(scripts) == count
@@ -297,10 +297,24 @@ def test_the_storage_in_the_page_on_storage_stores(project):
     (script,) = (script for script in scripts_in("storage.md") if "JSONStorage" in script)
     code = (
         "\nstore = Router.STATE_STORE\nstore.set('a', 'x', 'ONE')\nstore.set('a', 'y', 'START')\n"
-        "print(store.get('a', 'x'), store.get('a', 'y'), store.read())\nstore.set('a', 'x', 'START')\n"
+        "print(store.get('a', 'x'), store.get('a', 'y'), sorted(store.read().values()))\nstore.set('a', 'x', 'START')\n"
         "print(store.get('a', 'x'), store.read())\nstore.clear()\nprint(store.read())"
     )
-    assert printed(project, script + code) == "ONE START {'a x': 'ONE'}\nSTART {}\n{}"
+    assert printed(project, script + code) == "ONE START ['ONE']\nSTART {}\n{}"
+
+
+def test_the_storages_in_the_page_on_storage_keep_the_contract(project):
+    """The test in the page, as it is and with the page's own storage in place of Lamson's."""
+    json_storage, test = scripts_in("storage.md")[1:]
+    ours = 'SQLAlchemyStorage(f"sqlite:///{self.folder}/states.db")'
+    assert ours in test
+    other = test.replace(ours, 'JSONStorage(self.folder / "states")').replace("MyStorageTests", "JSONStorageTests")
+    (project / "tests/model/storage_tests.py").write_text(test)
+    (project / "tests/model/json_tests.py").write_text(json_storage + other)
+    for command in (["lamson.nosetests", "tests/model"], ["pytest", "-q", "tests/model/storage_tests.py"]):
+        code, output = run(project, "-m", *command)
+        assert code == 0, output
+        assert "Ran 42 tests" in output or "21 passed" in output, output
 
 
 def test_the_output_in_the_page_on_testing_is_what_comes_out(project):
