@@ -110,17 +110,18 @@ def from_message(message: Message) -> MailBase:
 
 
 def to_message(mail: MailBase) -> MIMEPart:
-    """The canonical form of `mail` as Python's `email.message`. When parts lie so deep in parts that its recursion
-    could fail, the payload is the text they are in."""
+    """The canonical form of `mail` as Python's `email.message`. When there are too many parts, or they lie so deep in
+    parts that its recursion could fail, the payload is the text they are in."""
     text = mail.as_string()
-    try:
-        message = email.parser.Parser(_class=MIMEPart).parsestr(text)  # type: ignore[arg-type]
-        for part in message.walk():
-            _make_printable(part)
-        if _depth(message) <= 2 * MAX_DEPTH:
-            return message  # type: ignore[return-value]
-    except RecursionError:
-        pass  # deeper still
+    if not mail.is_too_much:
+        try:
+            message = email.parser.Parser(_class=MIMEPart).parsestr(text)  # type: ignore[arg-type]
+            for part in message.walk():
+                _make_printable(part)
+            if _depth(message) <= 2 * MAX_DEPTH:
+                return message  # type: ignore[return-value]
+        except RecursionError:
+            pass  # deeper still
     return email.parser.HeaderParser(_class=MIMEPart).parsestr(text)  # type: ignore[arg-type,return-value]
 
 

@@ -19,7 +19,7 @@ from lamson.defects import Defect, Defects, Note
 from lamson.errors import MisuseError
 from lamson.fields import CONTENT_KEYS, ContentEncoding, Headers, copy_encoding, header_text, normalize_header
 from lamson.headers import check_value, format_parameters, is_type, parse_parameters, unfold
-from lamson.source import Source, blocks
+from lamson.source import MAX_PARTS, Source, blocks
 from lamson.writer import MESSAGES, REPORTS, Writer
 
 # How deep parts may lie within parts; Postfix allows 100. What lies deeper is not taken apart, and is kept whole.
@@ -28,6 +28,15 @@ MAX_DEPTH = 64
 # Bodies of up to this many bytes are decoded once, larger ones each time, so that a large message is not held in
 # memory both as it came and decoded.
 MAX_KEPT = 1_000_000
+
+
+class Found:
+    """How many parts of a message were found; all of its parts share this."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self) -> None:
+        self.parts = 0
 
 
 class MailBase:
@@ -44,6 +53,7 @@ class MailBase:
         self.boundary: str | None = None
         self.default_type = "text/plain"
         self._defects = Defects()
+        self._found = Found()
         self._where = ""
         self._depth = 0
         self._macintosh = False
@@ -77,6 +87,7 @@ class MailBase:
         child = MailBase()
         child.default_type = default_type
         child._defects = self._defects
+        child._found = self._found
         child._where = f"part {path}.{number} " if path else f"part {number} "
         child._depth = self._depth + 1
         child._read(source)
@@ -86,6 +97,11 @@ class MailBase:
     def defects(self) -> list[Defect]:
         """What was wrong with the message and all its parts, of what was read of it so far."""
         return self._defects
+
+    @property
+    def is_too_much(self) -> bool:
+        """Whether there were more parts than are taken apart, as far as was read."""
+        return self._found.parts >= MAX_PARTS
 
     def _note(self, place: str) -> Note:
         return Note(self._defects, f"{self._where}{place}")
@@ -320,6 +336,14 @@ class MailBase:
         if self._depth >= MAX_DEPTH:
             self._note("body")(f"parts in parts more than {MAX_DEPTH} deep")
             return []
+        if self.is_too_much:
+            self._note("body")(f"more than {MAX_PARTS} parts")
+            return []
+        children = self._children(kind, source, MAX_PARTS - self._found.parts)
+        self._found.parts += len(children)
+        return children
+
+    def _children(self, kind: str, source: Source, most: int) -> list["MailBase"]:
         content, _ = self.decoded()
         if kind in MESSAGES:
             # What was in base64 is not in the bytes of the message.
@@ -331,11 +355,11 @@ class MailBase:
             ]
         if kind in REPORTS:
             data = bytes(content)
-            return [self._child(Source(data, *span), number) for number, span in enumerate(blocks(data), 1)]
+            return [self._child(Source(data, *span), number) for number, span in enumerate(blocks(data, most), 1)]
         if not self.boundary:
             self._note("body")("multipart without a boundary")
             return []
-        spans, complaint = source.split(self.boundary)
+        spans, complaint = source.split(self.boundary, most)
         if complaint is not None:
             self._note("body")(complaint)
         inner = "message/rfc822" if kind == "multipart/digest" else "text/plain"

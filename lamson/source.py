@@ -13,7 +13,7 @@ its questions takes time in proportion to the size of the span, whatever a stran
 
 import re
 
-# How many parts one part may have; the rest becomes part of the last one.
+# How many parts a message may have in all. What is left is kept whole, as one more.
 MAX_PARTS = 10_000
 
 _HEAD_END = re.compile(rb"\n\r*\n")
@@ -61,8 +61,11 @@ class Source:
         if self.start + size != self.head_end:
             self.head_end = self.body_start = self.start + size
 
-    def split(self, boundary: str) -> tuple[list[tuple[int, int]], str | None]:
-        """The spans between the lines of `boundary` (RFC 2046 section 5.1.1), and what was wrong with them."""
+    def split(self, boundary: str, most: int = MAX_PARTS) -> tuple[list[tuple[int, int]], str | None]:
+        """The spans between the lines of `boundary` (RFC 2046 section 5.1.1), and what was wrong with them.
+
+        After `most` of them what is left is one more.
+        """
         raw, end = self.raw, self.end
         delimiter = b"--" + boundary.encode("utf-8", "surrogateescape")
         spans: list[tuple[int, int]] = []
@@ -84,7 +87,7 @@ class Source:
             position = max(begin - 1, position)
             if tail[1] is not None:
                 return spans, None
-            if len(spans) == MAX_PARTS:
+            if len(spans) == most:
                 complaint = f"more than {MAX_PARTS} parts"
                 break
         if begin >= 0:
@@ -100,15 +103,15 @@ class Source:
         return end
 
 
-def blocks(content: bytes) -> list[tuple[int, int]]:
-    """The spans of `content` between empty lines, as in a delivery status (RFC 3464 section 2)."""
+def blocks(content: bytes, most: int = MAX_PARTS) -> list[tuple[int, int]]:
+    """The first `most` spans of `content` between empty lines, as in a delivery status (RFC 3464 section 2)."""
     spans: list[tuple[int, int]] = []
     position = begin = 0
     for line in [*content.split(b"\n"), b""]:
         if line.strip():
             position += len(line) + 1
             continue
-        if position > begin and len(spans) < MAX_PARTS:
+        if position > begin and len(spans) < most:
             spans.append((begin, min(position, len(content))))
         position += len(line) + 1
         begin = position

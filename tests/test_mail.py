@@ -227,6 +227,23 @@ class TestRequest:
         assert "Hi." in str(request) and request.as_bytes() == data
         request.to_message().as_string()
 
+    @pytest.mark.parametrize(
+        "inside",
+        [
+            (b"--a\nContent-Type: multipart/mixed; boundary=b\n\n" + b"--b\n\n" * 4000 + b"--b--\n") * 4,
+            b"--a\nContent-Type: multipart/mixed; boundary=a\n\n" * 12_000,
+            b"--a\nContent-Type: message/delivery-status\n\n" + b"A: b\n\n" * 12_000,
+        ],
+        ids=["parts in parts", "the same boundary again and again", "blocks of a report"],
+    )
+    def test_no_more_than_ten_thousand_parts_are_taken_apart_however_they_are_nested(self, inside):
+        data = b"Content-Type: multipart/mixed; boundary=a\n\n" + inside + b"--a--\n"
+        request = MailRequest("", None, None, data)
+        assert sum(1 for _ in request.walk()) in (10_000, 10_001)
+        assert request.as_bytes() == data
+        assert not request.to_message().is_multipart(), "Python's email would take all of them apart"
+        assert isinstance(str(request), str)
+
     def test_a_message_in_a_message_in_a_message_is_bounded(self):
         request = request_of(b"Content-Type: message/rfc822\n\n" * 5000 + b"Subject: x\n\n\xe9")
         assert len(list(request.walk())) == 64
