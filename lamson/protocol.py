@@ -281,6 +281,8 @@ class SMTPProtocol(Authentication):
             replies = self._replies("552 Error: Too much mail data")
         else:
             content = await self._content_of(data)
+            if self._leaving:  # it was told with 421 meanwhile to send the message again: once is enough
+                raise ClientGone
             replies = self._replies(self._refusal_of(content) or await self._handle(content))
             del content
         self._set_post_data_state()

@@ -347,7 +347,9 @@ class Found:
         beyond = {
             copy: self.all[copy] - 1 - letter.doubts for letter, copy in copies if self.all[copy] > 1 + letter.doubts
         }
-        assert sum(beyond.values()) <= excess, f"copies beyond those in flight ({excess} may be): {beyond}"
+        assert sum(beyond.values()) <= excess, f"copies beyond those in flight ({excess} may be): " + str(
+            {copy: {name: counted[copy] for name, counted in self.places.items()} for copy in beyond}
+        )
         assert all(recipient.startswith(f"{of}-") for _, recipient in beyond), beyond
         doubts = sum(letter.doubts for letter in self.outbox)
         return (

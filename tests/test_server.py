@@ -125,6 +125,24 @@ class TestSMTPReceiver:
         thread.join(30)
         assert replies == [{}] and not closing.is_alive()
 
+    def test_a_client_that_hears_421_in_place_of_an_answer_has_its_message_handled_by_nobody(self, receiver, taken):
+        one = receiver()
+        with contextlib.closing(client(one)) as smtp:
+            smtp.ehlo()
+            smtp.mail("a@b.c")
+            smtp.rcpt("d@e.f")
+            assert smtp.docmd("DATA")[0] == 354
+
+            def end():  # the message comes in, and the server stops before anybody has looked at it
+                (connection,) = one.connections
+                connection.data_received(RAW + b".\r\n")
+                connection.shut_down()
+
+            one._loop.call_soon_threadsafe(end)
+            assert smtp.getreply()[0] == 421
+            one.close()
+        assert not taken
+
     def test_a_client_that_leaves_while_its_message_is_handled_takes_nothing_with_it(self, receiver):
         inside, go_on, done = threading.Event(), threading.Event(), threading.Event()
 
