@@ -1,7 +1,7 @@
 """Runs every benchmark, and puts what they tell into one table.
 
     scripts/bench                   # all of them, in about half an hour; writes benchmarks/RESULTS.md
-    scripts/bench --quick           # fewer messages and one round of each: a minute or two; writes nothing
+    scripts/bench --quick           # fewer messages and one round of each, some minutes; writes nothing
     scripts/bench relay wire        # these only; writes nothing
     scripts/bench --write FILE      # writes the table there, whatever was run
 
@@ -118,28 +118,29 @@ def run(benchmark, quick):
         return [["MISSING", f"{benchmark.script}, all of it", str(error)]], ""
     said, begin = [], time.monotonic()
     # A session and a folder of its own, so that nothing of it stays when it has to be ended.
-    with (
-        tempfile.TemporaryDirectory(prefix="bench-") as folder,
-        subprocess.Popen(
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        os.chmod(folder, 0o755)  # PostgreSQL and others that do not run as root go through it
+        path = os.environ.get("PATH", os.defpath) + peers.SYSTEM
+        process = subprocess.Popen(
             words,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "PATH": os.environ.get("PATH", os.defpath) + peers.SYSTEM, "TMPDIR": folder},
+            env={**os.environ, "PATH": path, "TMPDIR": folder},
             start_new_session=True,
-        ) as process,
-    ):
-        too_long = threading.Timer(LONGEST, os.killpg, (process.pid, signal.SIGKILL))
-        too_long.start()
-        try:
-            for line in process.stdout:
-                print(line, end="", flush=True)
-                said.append(line)
-        except KeyboardInterrupt:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-        finally:
-            too_long.cancel()
+        )
+        with process:
+            too_long = threading.Timer(LONGEST, os.killpg, (process.pid, signal.SIGKILL))
+            too_long.start()
+            try:
+                for line in process.stdout:
+                    print(line, end="", flush=True)
+                    said.append(line)
+            except KeyboardInterrupt:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+            finally:
+                too_long.cancel()
     found = [columns for line in said if (columns := frame.parse(line)) is not None]
     if process.returncode:
         reason = f"it ended with code {process.returncode} after {time.monotonic() - begin:.0f} s"
