@@ -112,7 +112,15 @@ REDIS_SETTINGS = ["--bind", "127.0.0.1", "--appendonly", "yes", "--appendfsync",
 def redis():
     """Debian's Redis, which writes each change to the disk before it answers."""
     program = _program("redis-server", "redis-server")
-    return _running(lambda folder, port: [program, "--port", port, "--dir", folder, *REDIS_SETTINGS])
+    return _running(lambda folder, port: [program, "--port", port, "--dir", folder, *REDIS_SETTINGS], _answers_ping)
+
+
+def _answers_ping(port):
+    """Whether Redis has read its file, and not only opened its port."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(b"PING\r\n")
+        return client.recv(100).startswith(b"+PONG")
+    return False
 
 
 @contextlib.contextmanager
@@ -126,7 +134,7 @@ def redis_cluster():
         return [program, "--port", port, "--dir", folder, *REDIS_SETTINGS, *cluster]
 
     with contextlib.ExitStack() as stack:
-        nodes = [stack.enter_context(_running(node)) for _ in range(3)]
+        nodes = [stack.enter_context(_running(node, _answers_ping)) for _ in range(3)]
         create = [client, "--cluster", "create", *[each.address for each in nodes], "--cluster-yes"]
         done = subprocess.run(create, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
