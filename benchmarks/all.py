@@ -198,7 +198,12 @@ def page(rows, outputs, about):
     for name, said in outputs.items():
         if said.strip():
             lines += [f"### {name}", "", "```", said.strip("\n"), "```", ""]
-    return "\n".join(lines).rstrip() + "\n"
+    text = "\n".join(lines).rstrip() + "\n"
+    # Where it was run is nobody's business.
+    for path, name in ((HERE.parent, "."), (HERE.parent.parent, ".."), (peers.CACHE, "CACHE"), (Path.home(), "~")):
+        if path != Path("/"):
+            text = text.replace(f"{path}/", f"{name}/")
+    return text
 
 
 def table(rows):

@@ -43,6 +43,7 @@ def test_a_result_is_in_the_table_with_the_machine(bench):
         "relay",
         relay="from frame import figure, ratio\n"
         "print('Hello from the script')\n"
+        "print('It is in', __file__)\n"
         "ratio('one | two', 3000, 'a peer', 1000, '>= 3')\n"
         "ratio('slow', 100, 'a peer', 1000, '>= 3')\n"
         "figure('size', 12.34, 'MB', '<= 50')\n"
@@ -53,6 +54,7 @@ def test_a_result_is_in_the_table_with_the_machine(bench):
     assert "| relay: slow | 100/s | a peer 1,000/s | 0.1 | >= 3 | not met |" in page
     assert "| relay: size | 12.3 MB |  | 12.3 | <= 50 | met |" in page
     assert "| relay: no bar | 7 |  | 7 |  |  |" in page
+    assert "It is in ./benchmarks/relay.py" in page and str(HERE) not in page
     assert "Hello from the script" in page and "Nothing was left out." in page
     assert re.search(r"Date: \d{4}-\d\d-\d\d .*UTC", page) and f"{len(os.sched_getaffinity(0))} cores of" in page
     assert "Not everything that was wanted was met." in output
