@@ -115,8 +115,10 @@ class Client:
             for _ in range(rng.choice([1, 3, 10, 30])):
                 self.step()
             self.end()
-        except (ConnectionError, ssl.SSLError, ssl.SSLEOFError, BrokenPipeError):
-            pass  # whoever garbles hears no more
+        except TimeoutError:
+            raise  # the server has neither answered nor hung up
+        except OSError:
+            pass  # whoever garbles hears no more; errors of TLS are of this class, too
         finally:
             self.sock.close()
 
