@@ -164,8 +164,8 @@ class SQLAlchemyStorage(Rows, StateStorage):
 
         A thread that holds it may enter again. It ends with the process, however that ends.
 
-        On a SQLite file it is a lock of the operating system, in a file beside it (``lamson.db-lock``). It knows no
-        deadlocks: a handler that delivers to another one, which delivers to the first, may wait forever.
+        On a SQLite file it is a lock of the operating system, in a file beside it (``lamson.db-lock``). Deadlocks are
+        not found, but a thread that holds such a lock does not wait for ever for a second one (`LockTimeout`).
 
         On PostgreSQL it is an advisory lock that the thread's connection holds, and states are read and set through
         the same connection. When that is lost, `lamson.threadlink.ConnectionLost` is raised at once where the thread

@@ -2,10 +2,11 @@
 
     locks = FileLocks(lambda: "app/data/lamson.db-lock")
     locks.acquire(number)       # 0 <= number < locks.count; waits for other processes, for as long as it takes
+    locks.acquire(number, 10)   # or for ten seconds, and raises LockTimeout then
     locks.release(number)
 
 Threads of one process do not keep each other out: `lamson.states.KeyedLocks` does that, and asks for these after it.
-There is no deadlock detection. The file stays empty, and nothing is written to it.
+There is no other detection of deadlocks. The file stays empty, and nothing is written to it.
 
 On Linux a lock is one byte's range of one file, held by its open file description (``F_OFD_SETLKW`` in fcntl(2)): one
 open file for a process, any number of locks, and unlike with POSIX locks, closing some other descriptor of the file
@@ -17,9 +18,12 @@ import fcntl
 import os
 import struct
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
+
+from lamson.states import LockTimeout
 
 STRIPES = 64
 
@@ -44,15 +48,19 @@ class FileLocks:
         self._opening = threading.Lock()
         _instances.add(self)
 
-    def acquire(self, number: int) -> None:
-        """Waits until no other process holds the lock. Raises OSError."""
+    def acquire(self, number: int, patience: float | None = None) -> None:
+        """Waits until no other process holds the lock. Raises OSError; LockTimeout after `patience` seconds."""
         descriptor = self._descriptor
         if descriptor is None:
             with self._opening:
                 if self._descriptor is None:
                     self._descriptor = _open(self._path())
                 descriptor = self._descriptor
-        fcntl.fcntl(descriptor, _OFD_SETLKW, _range(fcntl.F_WRLCK, number))  # type: ignore[arg-type]
+        wanted = _range(fcntl.F_WRLCK, number)
+        if patience is None:
+            fcntl.fcntl(descriptor, _OFD_SETLKW, wanted)  # type: ignore[arg-type]
+        else:
+            _try(lambda: fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted), patience)  # type: ignore[attr-defined,arg-type]
 
     def release(self, number: int) -> None:
         """Gives the lock back."""
@@ -86,11 +94,14 @@ class FlockLocks:
         self._held: dict[int, int] = {}  # number -> descriptor
         _instances.add(self)
 
-    def acquire(self, number: int) -> None:
-        """Waits until no other process holds the lock. Raises OSError."""
+    def acquire(self, number: int, patience: float | None = None) -> None:
+        """Waits until no other process holds the lock. Raises OSError; LockTimeout after `patience` seconds."""
         descriptor = _open(f"{self._path()}.{number}")
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if patience is None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            else:
+                _try(lambda: fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB), patience)
         except BaseException:
             os.close(descriptor)
             raise
@@ -112,6 +123,19 @@ class FlockLocks:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _try(lock: Callable[[], Any], patience: float) -> None:
+    """Try again and again. The kernel's own waiting knows no limit of time."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            lock()
+            return
+        except BlockingIOError:  # EAGAIN: somebody else has it
+            if time.monotonic() > deadline:
+                raise LockTimeout from None
+            time.sleep(0.01)
 
 
 def _open(path: str) -> int:

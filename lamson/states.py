@@ -22,6 +22,8 @@ import weakref
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from lamson.errors import LamsonError
+
 ROUTE_FIRST_STATE = "START"
 
 
@@ -36,10 +38,28 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 
-class Beyond(Protocol):
-    """Locks that keep other processes out, where `KeyedLocks` keeps other threads out."""
+# Seconds that a thread waits for a lock while it holds another one. That is a handler that has delivered a message to
+# another handler. If that one does the same the other way round, both would wait for ever.
+PATIENCE_INSIDE = 10.0
 
-    def acquire(self, number: Any, /) -> None: ...
+
+class LockTimeout(LamsonError):
+    """A thread that holds the lock of a sender did not get a second one in time: somebody may wait for the first."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A handler has delivered a message to another handler, whose sender has been busy for "
+            f"{PATIENCE_INSIDE:.0f} seconds. Perhaps each of two handlers waits for the other: let one of them push to a queue instead."
+        )
+
+
+class Beyond(Protocol):
+    """Locks that keep other processes out, where `KeyedLocks` keeps other threads out.
+
+    `acquire` waits, for `patience` seconds if that is not None, and raises LockTimeout then.
+    """
+
+    def acquire(self, number: Any, patience: float | None, /) -> None: ...
 
     def release(self, number: Any, /) -> None: ...
 
@@ -62,6 +82,9 @@ class KeyedLocks:
     def _forget(self) -> None:
         self._guard = threading.Lock()
         self._locks: dict[Any, _Entry] = {}
+
+
+_thread = threading.local()  # `holds`: how many locks this thread has
 
 
 class _Entry:
@@ -88,15 +111,18 @@ class _Hold:
                 entry = locks._locks[self.key] = _Entry()
             entry.users += 1
         self.entry = entry
+        patience = PATIENCE_INSIDE if getattr(_thread, "holds", 0) else None
         try:
-            entry.lock.acquire()
-        except BaseException:  # KeyboardInterrupt, while it waited
+            if not entry.lock.acquire(timeout=-1 if patience is None else patience):
+                raise LockTimeout
+        except BaseException:  # KeyboardInterrupt, while it waited, as well
             self._leave()
             raise
         entry.depth += 1
+        _thread.holds = getattr(_thread, "holds", 0) + 1
         if locks._beyond is not None and entry.depth == 1:
             try:
-                locks._beyond.acquire(self.key)
+                locks._beyond.acquire(self.key, patience)
             except BaseException:
                 self._release()
                 raise
@@ -110,6 +136,7 @@ class _Hold:
             self._release()
 
     def _release(self) -> None:
+        _thread.holds -= 1
         self.entry.depth -= 1
         self.entry.lock.release()
         self._leave()

@@ -225,8 +225,11 @@ class AdvisoryLocks:
         self._lock = link.statement(sqlalchemy.select(sqlalchemy.func.pg_advisory_lock(number)))
         self._unlock = link.statement(sqlalchemy.select(sqlalchemy.func.pg_advisory_unlock(number)))
 
-    def acquire(self, number: int) -> None:
-        """Waits until no other connection holds the lock. Raises the driver's errors: for a deadlock, for instance."""
+    def acquire(self, number: int, patience: float | None = None) -> None:
+        """Waits until no other connection holds the lock. Raises the driver's errors: for a deadlock, for instance.
+
+        `patience` is not needed: PostgreSQL finds deadlocks itself.
+        """
         try:
             self._link.run(self._lock, {"number": number})
         except Exception:

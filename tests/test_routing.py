@@ -859,3 +859,53 @@ class TestAround:
         assert isinstance(outcome.error, OSError)
         assert (outcome.handled, outcome.queued) == (False, True)
         assert Router.get_state(__name__, message) == "START"
+
+
+@pytest.mark.parametrize("url", [None, "sqlite:///{}/states.db"], ids=["threads", "processes"])
+def test_handlers_that_deliver_to_each_other_do_not_wait_for_ever(url, tmp_path, monkeypatch):
+    """With the storage on a file, two storages of it stand for two processes."""
+    from lamson import states
+    from lamson.database import SQLAlchemyStorage
+
+    monkeypatch.setattr(states, "PATIENCE_INSIDE", 0.3)
+    shared = MemoryStorage()
+    routers = []
+    for _ in range(2):
+        router = RoutingBase()
+        router.LOCKING = "sender"
+        router.STATE_STORE = SQLAlchemyStorage(url.format(tmp_path)) if url else shared
+        router.UNDELIVERABLE_QUEUE = Queue(tmp_path / "undeliverable")
+        routers.append(router)
+    both_inside = threading.Barrier(2, timeout=30)
+    done = []
+
+    def make(router, other):
+        def HANDLER(message):
+            if message.route_from == "outer@x.y":
+                both_inside.wait()
+                router.deliver(MailRequest("test", "inner@x.y", f"{other}@x.y", "Hi.\n"))
+            done.append((HANDLER.__module__, message.route_from))
+
+        return HANDLER
+
+    for router in routers:
+        for name, other in (("one", "two"), ("two", "one")):
+            handler = make(router, other)
+            handler.__module__, handler.__name__ = name, "START"
+            router.register_route(f"{name}@x.y", handler)
+        # The sender's own name is no part of what is locked here, so that the two are in each other's way.
+        store = router.STATE_STORE
+        monkeypatch.setattr(router, "_sender_lock", lambda func, message, at=store: at.lock(func.__module__, ""))
+    threads = [
+        threading.Thread(target=router.deliver, args=[MailRequest("test", "outer@x.y", f"{name}@x.y", "Hi.\n")])
+        for router, name in zip(routers, ("one", "two"), strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert {("one", "outer@x.y"), ("two", "outer@x.y")} <= set(done)
+    kept = [entry.reason for entry in routers[0].UNDELIVERABLE_QUEUE.entries()]
+    assert kept and all("Perhaps each of two handlers waits for the other" in reason for reason in kept)
+    assert len(kept) + len(done) == 4, "each of the four messages was handled or kept"
