@@ -49,7 +49,8 @@ class LockTimeout(LamsonError):
     def __init__(self) -> None:
         super().__init__(
             "A handler has delivered a message to another handler, whose sender has been busy for "
-            f"{PATIENCE_INSIDE:.0f} seconds. Perhaps each of two handlers waits for the other: let one of them push to a queue instead."
+            f"{PATIENCE_INSIDE:.0f} seconds. Perhaps each of two handlers waits for the other: "
+            "let one of them push to a queue instead."
         )
 
 
