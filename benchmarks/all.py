@@ -60,6 +60,7 @@ BENCHMARKS = [
     ),
     Benchmark("stalls", "", "--rounds 1 --scale 0.2", needs=("smtp-source",)),
     Benchmark("stages", "", "--messages 1000", needs=("smtp-source",)),
+    Benchmark("stores", "", "--seconds 0.5"),
     Benchmark("machines", "", "--rounds 1 --scale 0.2", needs=("smtp-source",)),
     Benchmark("routes", "", "--rounds 2 --messages 1000"),
     Benchmark("states", "--postgresql", "--senders 50000 --rounds 1 --messages 5000"),
