@@ -85,7 +85,7 @@ class Authentication(Connection):
         """Ask, and return the answer. Raises Refusal. What the client says is never logged."""
         text = challenge.encode() if isinstance(challenge, str) else challenge
         await self.push(b"334 " + (b64encode(text) if encode_to_b64 else text))
-        return _decoded(await self._line())
+        return _decoded(bytes(await self._line()))
 
     async def _log_in(self, mechanism: str, credentials: smtp.LoginPassword) -> None:
         assert self.session is not None

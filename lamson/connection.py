@@ -6,6 +6,7 @@ It is the lower half of our `aiosmtpd.smtp.SMTP`, and replaces what is slow or l
   a connection out of that one.
 * Bytes go from the transport to a buffer and from there to the command loop, or piece by piece into a `MailData`,
   without a task being woken for each line.
+* A reply goes to the transport, and only when a client does not read is there something to wait for.
 * A connection has one timer. Moving a deadline back costs an addition, not a new timer.
 * A client that has closed its side gets the answers to all that it has sent. aiosmtpd drops it at once.
 * `shut_down` says 421 (RFC 5321 section 3.8) to a client that waits, and to one whose message is being handled after
@@ -49,11 +50,15 @@ class Refusal(Exception):
     """What the client wants is not done. Its text is the reply."""
 
 
+class LastRefusal(Refusal):
+    """One after which the connection is closed."""
+
+
 class Connection(smtp.SMTP):
     """One client's connection. `handler` is the receiver; its set `connections`, if it has one, holds all of them."""
 
     # What every connection begins with.
-    _waiter: asyncio.Future | None = None  # somebody waits for the client to send
+    _waiter: asyncio.Future[None] | None = None  # somebody waits for the client to send
     _incoming: MailData | None = None  # where to bytes go during DATA
     _proxy_reader: asyncio.StreamReader | None = None  # and during the PROXY header
     _eof = False  # the client has closed its side
@@ -64,6 +69,7 @@ class Connection(smtp.SMTP):
     _shutting_down = False
     _errors = 0  # since a message was taken
     _deadline = math.inf
+    _timer_at = math.inf  # when the timer goes off; there is none when that is never
     _message_deadline = math.inf
     _counted_as = ""
 
@@ -144,25 +150,28 @@ class Connection(smtp.SMTP):
         return self.session is not None and self.session.ssl is None
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     # the clock
 
     def _reset_timeout(self, duration: float | None = None) -> None:
         deadline = self.loop.time() + (duration or self._timeout_duration)
-        self._deadline = deadline = min(deadline, self._message_deadline)
-        timer = self._timeout_handle
-        if timer is None or timer.when() > deadline:
-            if timer is not None:
-                timer.cancel()
+        if deadline > self._message_deadline:
+            deadline = self._message_deadline
+        self._deadline = deadline
+        if self._timer_at > deadline:
+            if self._timeout_handle is not None:
+                self._timeout_handle.cancel()
             self._set_timer(deadline)
 
     def _set_timer(self, deadline: float) -> None:
+        self._timer_at = deadline
         self._timeout_handle = None if deadline == math.inf else self.loop.call_at(deadline, self._timeout_cb)
 
     def _timeout_cb(self) -> None:
-        self._timeout_handle = None
+        self._timeout_handle, self._timer_at = None, math.inf
         if self._deadline > self.loop.time():
             self._set_timer(self._deadline)
         elif self._leaving:
@@ -174,20 +183,17 @@ class Connection(smtp.SMTP):
 
     # what the client sends
 
-    async def _more(self) -> None:
-        """Wait until the client has sent something. Raises ClientGone when it will not."""
+    def _more(self) -> asyncio.Future[None]:
+        """Return what comes true when the client has sent something. Raises ClientGone when it will not."""
         if self._eof:
             raise ClientGone
         if self._reading_paused:
             self._reading_paused = False
             self.transport.resume_reading()  # type: ignore[union-attr]
-        self._waiter = self.loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        self._waiter = waiter = self.loop.create_future()
+        return waiter
 
-    async def _line(self) -> bytes:
+    async def _line(self) -> bytearray:
         """Return the next line without its end. Raises Refusal for one that has to be refused, and ClientGone.
 
         Only CRLF ends a line. Somebody who ends lines with LF alone gets an answer, but what came with such a line is
@@ -199,13 +205,13 @@ class Connection(smtp.SMTP):
                 await self._skip_line()
                 raise Refusal("500 Command line too long")
             await self._more()
-        line = bytes(buffer[: end + 1])
-        if not line.endswith(b"\r\n"):
+        if not buffer.endswith(b"\r", 0, end):
             end = buffer.find(b"\r\n")
             del buffer[: end + 2 if end >= 0 else len(buffer)]
             raise Refusal("500 5.5.2 Error: lines end with CR and LF")
+        line = buffer[: end - 1]
         del buffer[: end + 1]
-        return line[:-2]
+        return line
 
     async def _skip_line(self) -> None:
         while (end := self._buffer.find(b"\r\n")) < 0:
@@ -220,9 +226,11 @@ class Connection(smtp.SMTP):
             self._message_deadline = self.loop.time() + self.limits.message_timeout
         self._incoming = data
         try:
-            sent = bytes(self._buffer)
-            self._buffer.clear()
-            self.data_received(sent)
+            self._reset_timeout()
+            if self._buffer:
+                sent = bytes(self._buffer)
+                self._buffer.clear()
+                self.data_received(sent)
             while self._incoming is not None:
                 await self._more()
         finally:
@@ -231,31 +239,40 @@ class Connection(smtp.SMTP):
         return data
 
     async def _content_of(self, data: MailData) -> bytes:
-        if data.size < _LARGE:
-            return data.content()
-        return await self.loop.run_in_executor(_JOINER, data.content)
+        return await self.loop.run_in_executor(_JOINER, data.content) if data.size >= _LARGE else data.content()
 
     # what it hears
 
-    async def push(self, status: str | bytes) -> None:
-        """Send a reply, unless the last one was given; wait while the client does not read. Raises ClientGone."""
+    def _reply(self, status: str) -> None:
+        """Send a reply, unless the last one was given. A task waits for `_read_by_client` before it goes on."""
         if self._leaving:
             return
-        reply = status.encode() if isinstance(status, str) else status
-        if reply.startswith(b"5"):
+        if status.startswith("5"):
             self._errors += 1
-        self._writer.write(reply + b"\r\n")
+        if self.transport is not None:
+            self.transport.write(f"{status}\r\n".encode())  # type: ignore[attr-defined]
+
+    async def _read_by_client(self) -> None:
+        """Wait until the client has read most of what it was told. Raises ClientGone."""
+        try:
+            await self._drain_helper()  # type: ignore[attr-defined]
+        except ConnectionError as error:
+            raise ClientGone from error
+
+    async def push(self, status: str | bytes) -> None:
+        """As `_reply` and `_read_by_client`: what aiosmtpd's commands call. Raises ClientGone."""
+        self._reply(status if isinstance(status, str) else status.decode())
         if self._paused:  # type: ignore[attr-defined]
-            try:
-                await self._writer.drain()
-            except ConnectionError as error:
-                raise ClientGone from error
+            await self._read_by_client()
 
     def _leave(self) -> None:
         """Close the connection when the client has read the last reply; cut it when it does not."""
         self._leaving = True
         self._writer.close()
-        if self.transport is not None:
+        if self.transport is None:
+            return
+        # Under TLS there are more goodbyes to be said.
+        if self._tls_protocol or self.transport.get_write_buffer_size():  # type: ignore[attr-defined]
             self._reset_timeout(GOODBYE_TIMEOUT)
 
     def _say_goodbye(self, reason: str) -> None:
@@ -307,7 +324,7 @@ class Connection(smtp.SMTP):
             log.info("refused: %s, which has %d connections already", self.session.peer, limit)
             self._say_goodbye("4.7.0 Too many connections from you, try again later")
         else:
-            await self.push(f"220 {self.hostname} {self.__ident__}")
+            self._reply(f"220 {self.hostname} {self.__ident__}")
 
     def _address(self) -> str:
         """The client's IP address; nothing for one that comes by a Unix socket."""

@@ -82,7 +82,7 @@ class Limits:
         """How many connections there may be from the neighbourhood of this address. 0 is no limit."""
         if self.connection_limit_per_address is not None:
             return self.connection_limit_per_address
-        return 0 if not address or _parse(address).is_loopback else 50
+        return 0 if not address or _is_this_machine(address) else 50
 
 
 def neighbourhood(address: str) -> str:
@@ -101,3 +101,8 @@ def neighbourhood(address: str) -> str:
 def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     host = ipaddress.ip_address(address.partition("%")[0])
     return getattr(host, "ipv4_mapped", None) or host
+
+
+@functools.lru_cache(1000)
+def _is_this_machine(address: str) -> bool:
+    return _parse(address).is_loopback

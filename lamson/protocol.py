@@ -16,12 +16,12 @@ import logging
 import math
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from aiosmtpd import smtp
 
 from lamson.authentication import Authentication
-from lamson.connection import ClientGone, Refusal
+from lamson.connection import ClientGone, LastRefusal, Refusal
 from lamson.limits import Limits
 from lamson.logs import printable
 from lamson.maildata import header_section, in_a_loop
@@ -61,11 +61,21 @@ class SMTPProtocol(Authentication):
             while not self._leaving:
                 self._reset_timeout()
                 try:
-                    await self._obey(await self._line())
+                    command, argument = self._understand(await self._line())
+                    await command(self, argument)
+                except ClientGone:
+                    raise
                 except Refusal as refusal:
-                    await self.push(str(refusal))
+                    self._reply(str(refusal))
+                    if isinstance(refusal, LastRefusal):
+                        self._leave()
+                except Exception as error:
+                    self._reply(await self.handle_exception(error))
+                if self._paused:  # type: ignore[attr-defined]
+                    await self._read_by_client()
                 self._commands += 1
-                self._check_limits()
+                if self._shutting_down or self._errors or self._commands >= self.limits.command_limit:
+                    self._check_limits()
                 if not self._commands % PATIENCE:
                     await asyncio.sleep(0)
         except ClientGone:
@@ -82,8 +92,8 @@ class SMTPProtocol(Authentication):
         elif 0 < self.limits.command_limit <= self._commands:
             self._hang_up("commands")
 
-    async def _obey(self, line: bytes) -> None:
-        """Do what the line says, and reply. Raises Refusal for the reply in it."""
+    def _understand(self, line: bytearray) -> tuple[Command, str | None]:
+        """Return the command that the line gives, and its argument. Raises Refusal."""
         try:
             text = line.decode()
         except UnicodeDecodeError:
@@ -103,22 +113,15 @@ class SMTPProtocol(Authentication):
         if command is None:
             if len(name) > LONGEST_NAME:
                 raise Refusal("500 Command line too long")
-            await self._say_unknown(name)
-            return
-        try:
-            await command(self, argument.strip(" ") or None)
-        except (ClientGone, Refusal):
-            raise
-        except Exception as error:
-            await self.push(await self.handle_exception(error))
+            self._refuse_unknown(name)
+        return command, argument.strip(" ") or None
 
-    async def _say_unknown(self, name: str) -> None:
+    def _refuse_unknown(self, name: str) -> NoReturn:
         """So that no browser can be made to speak SMTP between its header lines, there may be a few of these only."""
         self._unknown_commands += 1
         if self._unknown_commands < smtp.BOGUS_LIMIT:
             raise Refusal(f'500 Error: command "{name}" not recognized')
-        await self.push("502 5.5.1 Too many unrecognized commands, goodbye.")
-        self._leave()
+        raise LastRefusal("502 5.5.1 Too many unrecognized commands, goodbye.")
 
     async def handle_exception(self, error: Exception) -> str:
         assert self.session is not None
@@ -143,7 +146,7 @@ class SMTPProtocol(Authentication):
             self.session.host_name = hostname
         else:
             lines = await hook(self, self.session, self.envelope, hostname, lines)
-        await self.push("\r\n".join(lines))
+        self._reply("\r\n".join(lines))
 
     def _extensions(self) -> list[str]:
         lines = ["250-8BITMIME", "250-SMTPUTF8"]
@@ -160,7 +163,7 @@ class SMTPProtocol(Authentication):
         if arg:
             raise Refusal("501 Syntax: QUIT")
         status = await self._call_handler_hook("QUIT")
-        await self.push("221 Bye" if status is smtp.MISSING else status)
+        self._reply("221 Bye" if status is smtp.MISSING else status)
         self._leave()
 
     @smtp.syntax("STARTTLS", when="tls_context")
@@ -172,7 +175,7 @@ class SMTPProtocol(Authentication):
         if not self.tls_context:
             raise Refusal("454 TLS not available")
         self._buffer.clear()  # what was sent in the clear behind this, perhaps by somebody on the way
-        await self.push("220 Ready to start TLS")
+        self._reply("220 Ready to start TLS")
         await self._start_tls()
 
     # envelopes
@@ -187,6 +190,17 @@ class SMTPProtocol(Authentication):
         if 0 < self.limits.message_limit <= self._messages:
             self._hang_up("messages")
             return
+        if parameters:
+            self._check_mail_parameters(parameters)
+        if "MAIL" in self._handle_hooks:
+            self._reply(await self._call_handler_hook("MAIL", address, options))
+            return
+        self.envelope.mail_from = address
+        self.envelope.mail_options.extend(options)
+        self._reply("250 OK")
+
+    def _check_mail_parameters(self, parameters: dict[str, str | None]) -> None:
+        assert self.envelope is not None
         if parameters.pop("BODY", "7BIT") not in ("7BIT", "8BITMIME"):
             raise Refusal("501 Error: BODY can only be one of 7BIT, 8BITMIME")
         if parameters.get("SMTPUTF8") is not None:
@@ -202,12 +216,6 @@ class SMTPProtocol(Authentication):
             parameters.pop("AUTH", None)  # RFC 4954 section 5: to be understood, and not to be believed
         if parameters:
             raise Refusal("555 MAIL FROM parameters not recognized or not implemented")
-        status = await self._call_handler_hook("MAIL", address, options)
-        if status is smtp.MISSING:
-            self.envelope.mail_from = address
-            self.envelope.mail_options.extend(options)
-            status = "250 OK"
-        await self.push(status)
 
     @smtp.syntax("RCPT TO: <address>", extended=" [SP <mail-parameters>]")
     async def smtp_RCPT(self, arg: str | None) -> None:
@@ -222,12 +230,12 @@ class SMTPProtocol(Authentication):
             raise Refusal("555 RCPT TO parameters not recognized or not implemented")
         if 0 < self.limits.recipient_limit <= len(self.envelope.rcpt_tos):
             raise Refusal("452 4.5.3 Too many recipients")
-        status = await self._call_handler_hook("RCPT", address, options)
-        if status is smtp.MISSING:
-            self.envelope.rcpt_tos.append(address)
-            self.envelope.rcpt_options.extend(options)
-            status = "250 OK"
-        await self.push(status)
+        if "RCPT" in self._handle_hooks:
+            self._reply(await self._call_handler_hook("RCPT", address, options))
+            return
+        self.envelope.rcpt_tos.append(address)
+        self.envelope.rcpt_options.extend(options)
+        self._reply("250 OK")
 
     def _check_ready(self) -> None:
         assert self.session is not None
@@ -248,6 +256,8 @@ class SMTPProtocol(Authentication):
         if found is None:
             raise Refusal("553 5.1.3 Error: malformed address")
         address, rest = found
+        if not rest:
+            return address, {}, []
         parameters: dict[str, str | None] = {}
         options = rest.upper().split()
         for option in options:
@@ -275,7 +285,7 @@ class SMTPProtocol(Authentication):
             raise Refusal("503 Error: need RCPT command")
         if arg:
             raise Refusal("501 Syntax: DATA")
-        await self.push("354 End data with <CR><LF>.<CR><LF>")
+        self._reply("354 End data with <CR><LF>.<CR><LF>")
         data = await self._receive()
         if data.too_large:
             replies = self._replies("552 Error: Too much mail data")
@@ -289,7 +299,7 @@ class SMTPProtocol(Authentication):
         if any(reply.startswith("2") for reply in replies):
             self._commands = self._errors = 0
         self._messages += 1
-        await self.push("\r\n".join(replies))
+        self._reply("\r\n".join(replies))
 
     def _refusal_of(self, content: bytes) -> str | None:
         assert self.envelope is not None
@@ -309,8 +319,8 @@ class SMTPProtocol(Authentication):
         self._deadline = math.inf  # how long a handler takes is not the client's doing, so its clock stands still
         self._handling = True
         try:
-            status = await self._call_handler_hook("DATA")
-            return "250 OK" if status is smtp.MISSING else status
+            hook = self._handle_hooks.get("DATA")
+            return "250 OK" if hook is None else await hook(self, self.session, self.envelope)
         except Exception as error:
             return await self.handle_exception(error)
         finally:
@@ -333,10 +343,10 @@ class LMTPProtocol(SMTPProtocol):
         await self._greet(hostname)
 
     async def smtp_HELO(self, hostname: str | None) -> None:
-        await self._say_unknown("HELO")
+        self._refuse_unknown("HELO")
 
     async def smtp_EHLO(self, hostname: str | None) -> None:
-        await self._say_unknown("EHLO")
+        self._refuse_unknown("EHLO")
 
     def _replies(self, outcome: str | list[str]) -> list[str]:
         assert self.envelope is not None
