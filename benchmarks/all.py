@@ -50,7 +50,7 @@ class Benchmark(NamedTuple):
 SALMON = {"salmon": "--salmon {salmon}"}
 
 BENCHMARKS = [
-    Benchmark("wire", "--rounds 3", "--rounds 1 --scale 0.1", needs=("smtp-source",)),
+    Benchmark("wire", "--rounds 3", "--rounds 1 --scale 0.1", SALMON, needs=("smtp-source",)),
     Benchmark(
         "whole",
         "",
