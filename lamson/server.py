@@ -18,6 +18,7 @@ import logging
 import os
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -49,6 +50,9 @@ HANDLER_THREADS = 32
 FAILED = "451 4.3.0 The message could not be handled, try again later"
 BACKLOG = 1024  # connections that wait to be accepted
 MAX_CLAIMS = 3  # how often a QueueReceiver tries to handle a message
+
+# From Python 3.13 on, a loop removes the file of a Unix socket that it closes. Other workers may serve there.
+_KEEP_SOCKET: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
 def undeliverable_message(raw: Any, failure_type: str) -> str | None:
@@ -241,16 +245,19 @@ class SMTPReceiver:
     async def _listen_at(self, sock: socket.socket, factory: Callable[[], SMTPProtocol]) -> asyncio.AbstractServer:
         assert self._loop is not None
         if sock.family == socket.AF_UNIX:
-            return await self._loop.create_unix_server(factory, sock=sock, backlog=BACKLOG)
+            return await self._loop.create_unix_server(factory, sock=sock, backlog=BACKLOG, **_KEEP_SOCKET)
         return await self._loop.create_server(factory, sock=sock, backlog=BACKLOG)
 
     def reload_certificate(self) -> None:
         """Read the certificate's files again, for the connections that come. May be called from any thread.
 
+        Before `start` it is for that: processes that are forked from this one later begin with what was read last.
         Raises OSError when they cannot be used; then the old certificate stays.
         """
-        if self.limits.certificate and self._template is not None:
-            self._template.tls_context = server_context(self.limits.certificate, self.limits.key)
+        if self.limits.certificate:
+            self._tls_context = server_context(self.limits.certificate, self.limits.key)
+            if self._template is not None:
+                self._template.tls_context = self._tls_context
             log.info("reloaded: the certificate %s", self.limits.certificate)
 
     def _in_loop(self, coroutine: Any) -> Any:
@@ -373,10 +380,13 @@ class LMTPReceiver(SMTPReceiver):
                 raise OSError(error.errno, f"cannot listen on {self.host}: {error.strerror}") from error
 
     def close(self) -> None:
-        """As SMTPReceiver, and the socket's file goes."""
+        """As SMTPReceiver, and the socket's file goes, when this process may remove it."""
         super().close()
         if self._bound_by == os.getpid():  # and not one worker of several, which another one may replace
-            Path(self.host).unlink(missing_ok=True)
+            try:
+                Path(self.host).unlink(missing_ok=True)
+            except OSError as error:  # root has made it, and this process is not root any more
+                log.warning("left behind: %s, which the next start replaces: %s", self.host, error.strerror)
 
     async def handle_DATA(self, server, session, envelope) -> list[str]:
         replies = await self._in_a_thread(self.process_each, session, envelope)

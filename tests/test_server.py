@@ -7,6 +7,7 @@ import smtplib
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -596,6 +597,18 @@ class TestLMTPReceiver:
         with pytest.raises(OSError, match="cannot listen on .*/lmtp: Address already in use"):
             other.bind()
         one.close()
+
+    def test_a_socket_that_may_not_be_removed_does_not_keep_the_server_from_ending(self, tmp_path, monkeypatch, caplog):
+        path = str(tmp_path / "lmtp")
+        lmtp = LMTPReceiver(path)
+        lmtp.start()
+
+        def refuse(*_, **__):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+
+        monkeypatch.setattr(Path, "unlink", refuse)
+        lmtp.close()
+        assert f"left behind: {path}, which the next start replaces: Permission denied" in caplog.text
 
 
 class TestQueueReceiver:
