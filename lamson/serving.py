@@ -43,7 +43,13 @@ def serve(
     if workers == 1:
         where = _serve_here(settings, lambda where: ready(f"{where}, pid {os.getpid()}"))
     else:
-        parent = Workers(workers, lambda ready: _serve_as_worker(settings, workers, ready), settings.receiver.close)
+        receiver = settings.receiver
+        parent = Workers(
+            workers,
+            lambda ready: _serve_as_worker(settings, workers, ready),
+            close=receiver.close,
+            reload=lambda: _reload_certificate(receiver),
+        )
         where = parent.run(lambda where: ready(f"{where}, pid {os.getpid()}, with {workers} workers"))
     return where
 
@@ -80,8 +86,8 @@ def _serve_here(settings: Any, ready: Callable[[str], None]) -> str:
     waiting, waking = os.pipe()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os.write(waking, b"."))
-    if isinstance(receiver, SMTPReceiver):
-        signal.signal(signal.SIGHUP, lambda *_: os.write(waking, b"c"))
+    signal.signal(signal.SIGHUP, lambda *_: os.write(waking, b"c"))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])  # one may wait: see `Workers`
 
     worker = None
     if isinstance(receiver, QueueReceiver):
@@ -116,10 +122,16 @@ def _serve_here(settings: Any, ready: Callable[[str], None]) -> str:
 def _until_told(waiting: int, receiver: Any) -> None:
     """Wait for a signal to stop. SIGHUP has the certificate read again, and nobody who is connected notices."""
     while os.read(waiting, 1) == b"c":
-        try:
-            receiver.reload_certificate()
-        except OSError as error:
-            log.error("failed: the old certificate stays: %s", error)
+        _reload_certificate(receiver)
+
+
+def _reload_certificate(receiver: Any) -> None:
+    if not isinstance(receiver, SMTPReceiver):
+        return  # and SIGHUP is no reason to end for a server that has none
+    try:
+        receiver.reload_certificate()
+    except OSError as error:
+        log.error("failed: the old certificate stays: %s", error)
 
 
 def _work(receiver: Any, waking: int) -> None:

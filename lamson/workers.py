@@ -1,13 +1,15 @@
 """`Workers`: several processes that serve together, and one that looks after them.
 
-    Workers(2, serve).run(ready=print)          # in the parent; serve(ready) runs in each worker
+    Workers(2, serve, close, reload).run(ready=print)   # in the parent; serve(ready) runs in each worker
 
 What is promised:
 
 * `ready` is called when every worker serves. When one cannot, the others are stopped, and `run` raises its reason.
 * A worker that dies is replaced: at once when it has lived for a while, and after a growing pause when it has not. What
   it had in hand was not acknowledged, and its clients send it again.
-* SIGTERM and SIGINT to the parent stop all workers, each after it has finished what it has in hand. SIGHUP goes to all.
+* SIGTERM and SIGINT to the parent stop all workers, each after it has finished what it has in hand.
+  Nothing is in hand while they start, so nothing is waited for.
+* SIGHUP goes to all, also to one that is just starting. Those that start later have what the parent has read then.
 * When the parent is killed, the workers notice, and stop in the same way.
 
 The parent does nothing but wait: no thread runs in it, so that it may fork at any time.
@@ -34,6 +36,7 @@ Ready = Callable[[str], None]
 LONG_LIFE = 10  # a worker that lived so long had not died of its start
 FIRST_PAUSE = 1
 LONGEST_PAUSE = 30
+END_TIME = STOP_TIME - 5  # for all to end: longer than their handlers get, shorter than `lamson stop` waits
 
 _SIGNALS = {signal.SIGTERM: b".", signal.SIGINT: b".", signal.SIGHUP: b"h", signal.SIGCHLD: b"c"}
 
@@ -41,14 +44,19 @@ _SIGNALS = {signal.SIGTERM: b".", signal.SIGINT: b".", signal.SIGHUP: b"h", sign
 class Workers:
     """`serve` is called in each of `count` processes, with a function to call when it serves; it returns after SIGTERM.
 
-    `close` is called in the parent before it stops them, to close the sockets that they share. Only for the main thread
-    of a process without others.
+    It finds SIGHUP blocked, so that none is lost, and unblocks it once it can take it. `close` is called in the parent
+    before it stops them, to close the sockets that they share, and `reload` when SIGHUP has come: what it reads again
+    in the parent, later workers are born with. Only for the main thread of a process without others.
     """
 
-    def __init__(self, count: int, serve: Callable[[Ready], object], close: Callable[[], None]):
+    def __init__(
+        self, count: int, serve: Callable[[Ready], object], close: Callable[[], None], reload: Callable[[], None]
+    ):
         self.count = count
         self.serve = serve
         self.close = close
+        self.reload = reload
+        self._heard = b""  # signals that have come and were not acted on
         self._born: dict[int, float] = {}  # pid -> when
         self._due: list[float] = []  # when to start a worker in the place of one that has died
         self._pause = 0.0
@@ -82,17 +90,25 @@ class Workers:
     # starting
 
     def _start_all(self) -> str:
-        words = [self._listen(self._fork()) for _ in range(self.count)]
-        failed = next((text for serves, text in words if not serves), None)
-        if failed is not None:
-            self._stop_all()
-            raise ServerError(failed)
-        return words[0][1]
+        words = []
+        for _ in range(self.count):
+            serves, text = self._listen(self._fork())
+            if not serves:
+                self._stop_all()
+                raise ServerError(text)
+            words.append(text)
+        return words[0]
 
-    @staticmethod
-    def _listen(reading: int) -> tuple[bool, str]:
+    def _listen(self, reading: int) -> tuple[bool, str]:
         """Wait for what a worker says. Returns whether it serves, and where; or else why not."""
         with open(reading, encoding="utf-8") as report:
+            readable: list[int] = []
+            while reading not in readable:
+                readable = select.select([reading, self._woken], [], [])[0]
+                if self._woken in readable:
+                    self._heard += os.read(self._woken, 100)
+                if b"." in self._heard:  # it may wait for a database that does not answer
+                    return False, "It was told to stop before it served."
             word, _, text = report.readline().strip().partition(" ")
         if word == "listening":
             return True, text
@@ -103,12 +119,15 @@ class Workers:
         sys.stdout.flush()
         sys.stderr.flush()
         reading, writing = os.pipe()
+        # What comes for the child meanwhile waits until it has handlers of its own: the parent's would tell the parent.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         pid = os.fork()
         if not pid:
             os.close(reading)
             self._work(writing)
-        os.close(writing)
         self._born[pid] = time.monotonic()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        os.close(writing)
         return reading
 
     # in the worker
@@ -118,6 +137,7 @@ class Workers:
         try:
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS.keys() - {signal.SIGHUP})
             for end in (self._alive, self._woken, self._waking):
                 os.close(end)
             threading.Thread(target=self._end_with_parent, name="lamson-parent", daemon=True).start()
@@ -144,10 +164,15 @@ class Workers:
     def _look_after(self) -> None:
         while True:
             pause = max(min(self._due) - time.monotonic(), 0) if self._due else None
-            signals = os.read(self._woken, 100) if select.select([self._woken], [], [], pause)[0] else b""
+            if self._heard:  # while they started
+                pause = 0
+            if select.select([self._woken], [], [], pause)[0]:
+                self._heard += os.read(self._woken, 100)
+            signals, self._heard = self._heard, b""
             if b"." in signals:
                 return
             if b"h" in signals:
+                self.reload()
                 self._tell(signal.SIGHUP)
             for pid, status in self._ended():
                 self._replace(pid, status)
@@ -184,7 +209,7 @@ class Workers:
         """Let all finish what they have in hand, at the same time; kill those that do not end."""
         self.close()
         self._tell(signal.SIGTERM)
-        deadline = time.monotonic() + STOP_TIME
+        deadline = time.monotonic() + END_TIME
         while self._born and time.monotonic() < deadline:
             for pid, _ in self._ended():
                 del self._born[pid]

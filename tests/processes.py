@@ -113,6 +113,19 @@ class Shell:
         assert done.returncode == code, f"{line} ended with {done.returncode}:\n{done.stdout}"
         return done.stdout
 
+    def popen(self, line: str) -> subprocess.Popen:
+        """Runs a line beside the test, which reads what it prints."""
+        return subprocess.Popen(
+            line,
+            shell=True,
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
     def terminal(self, line: str) -> "Terminal":
         """Runs a line in a terminal of its own."""
         return Terminal(line, self.folder, self.environment)

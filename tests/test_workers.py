@@ -4,6 +4,8 @@ import os
 import re
 import signal
 import smtplib
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -55,6 +57,28 @@ def START(message, address=None, host=None):
 """
 
 
+WAIT = """
+
+class Waiting(SQLAlchemyStorage):
+    def prepare(self):
+        import os, time
+        with open("run/starting", "w") as file:
+            file.write(str(os.getpid()))
+        while not os.path.exists("run/go-on"):
+            time.sleep(0.02)
+        super().prepare()
+
+Router.STATE_STORE = Waiting(settings.database)
+"""
+
+CERTIFICATES = Path(__file__).parent / "certs"
+
+
+def certificate_in(path: Path) -> bytes:
+    pem = re.search("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", path.read_text(), re.DOTALL)
+    return ssl.PEM_cert_to_DER_cert(pem[0])
+
+
 class Project:
     """A generated project with two workers. `pid` is the parent's, `workers` are the pids of the others."""
 
@@ -86,6 +110,26 @@ class Project:
             client = smtplib.SMTP("127.0.0.1", self.port, timeout=60)
             client.sendmail(sender, ["list@test.com"], b"Subject: Hi\r\n\r\nHello.\r\n")
             client.close()  # a server that stops does not wait for QUIT
+
+    def certificate(self) -> bytes:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with smtplib.SMTP("127.0.0.1", self.port, timeout=60) as client:
+            client.starttls(context=context)
+            return client.sock.getpeercert(binary_form=True)
+
+    def wait_in_start(self) -> None:
+        """Lets a worker wait before it serves, for the file run/go-on."""
+        boot = self.folder / "config/boot.py"
+        boot.write_text(boot.read_text() + WAIT)
+
+    def starting(self) -> int:
+        """The pid of the worker that waits in its start; 0 for none."""
+        path = self.folder / "run/starting"
+        return int(path.read_text() or 0) if path.exists() else 0
+
+    def parent(self) -> int:
+        return find_server(str(self.folder / "run/smtp.pid")).number
 
     def notes(self) -> list[list[str]]:
         path = self.folder / "run/notes"
@@ -222,15 +266,83 @@ def test_a_limit_of_connections_is_one_for_all_workers_together(project):
             client.close()
 
 
-def test_a_hangup_reaches_every_worker(project):
+def test_a_hangup_reaches_every_worker_and_those_that_come_later(project):
     key = project.folder / "key.pem"
-    key.write_bytes((Path(__file__).parent / "certs/one.pem").read_bytes())
+    key.write_bytes((CERTIFICATES / "one.pem").read_bytes())
     settings = project.folder / "config/settings.py"
     settings.write_text(settings.read_text().replace('"port": 0', '"port": 0, "certificate": "key.pem"'))
     project.start()
+    workers = project.workers
+    key.write_bytes((CERTIFICATES / "two.pem").read_bytes())
     os.kill(project.pid, signal.SIGHUP)
-    eventually(lambda: project.log().count("reloaded: the certificate") == 2, project.log)
-    assert len(project.workers) == 2
+    eventually(lambda: project.log().count("reloaded: the certificate") == 3, project.log)  # the parent did, too
+    assert project.workers == workers
+    key.unlink()
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
+    eventually(lambda: project.log().count("started: localhost") == 4, project.log)
+    assert project.certificate() == project.certificate() == certificate_in(CERTIFICATES / "two.pem")
+
+
+def test_a_hangup_while_a_worker_starts_neither_ends_it_nor_is_lost(project):
+    key = project.folder / "key.pem"
+    key.write_bytes((CERTIFICATES / "one.pem").read_bytes())
+    settings = project.folder / "config/settings.py"
+    settings.write_text(settings.read_text().replace('"port": 0', '"port": 0, "certificate": "key.pem"'))
+    project.wait_in_start()
+    starting = project.shell.popen("lamson start -workers 2")
+    try:
+        first = eventually(project.starting, "the first worker begins")
+        for pid in (project.parent(), first):  # as for `kill -HUP -PGID`
+            os.kill(pid, signal.SIGHUP)
+        (project.folder / "run/go-on").touch()
+        assert starting.communicate(timeout=60)[0].endswith("with 2 workers.\n"), project.log()
+        # The first one has two: its own, and what the parent passes on when all serve.
+        eventually(lambda: project.log().count("reloaded: the certificate") == 4, project.log)
+        assert "died" not in project.log()
+    finally:
+        starting.wait(60)
+
+
+def test_a_server_whose_workers_do_not_come_to_serve_can_be_stopped(project):
+    project.wait_in_start()
+    starting = project.shell.popen("lamson start -workers 2")
+    eventually(project.starting, "the first worker begins")
+    parent = project.parent()
+    assert project.shell.run("lamson stop") == f"Stopped pid {parent} (./run/smtp.pid).\n"
+    assert "It was told to stop before it served." in starting.communicate(timeout=60)[0]
+    assert starting.returncode == 1 and not project.shell.left()
+
+
+def test_a_worker_that_ends_leaves_a_unix_socket_to_the_others(project):
+    settings = project.folder / "config/boot.py"
+    receiver = "\nfrom lamson.server import LMTPReceiver\nsettings.receiver = LMTPReceiver('./lmtp')\n"
+    settings.write_text(settings.read_text() + receiver)
+    assert "with 2 workers" in project.shell.run("lamson start -workers 2")
+    project.pid = find_server(str(project.folder / "run/smtp.pid")).number
+    ending, other = project.workers
+    os.kill(ending, signal.SIGTERM)
+    eventually(lambda: ending not in project.workers and len(project.workers) == 2, "another worker")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(60)
+        client.connect(str(project.folder / "lmtp"))
+        assert client.recv(100).startswith(b"220 ")
+    project.shell.run("lamson stop")
+    assert not (project.folder / "lmtp").exists()
+
+
+def test_a_hangup_does_not_end_workers_that_have_nothing_to_read_again(project):
+    boot = (project.folder / "config/boot.py").read_text()
+    receiver = 'from lamson.server import QueueReceiver\nsettings.receiver = QueueReceiver("run/work", sleep=0.1)\n'
+    (project.folder / "config/boot.py").write_text(boot + receiver)
+    project.shell.run("lamson start -workers 2")
+    project.pid = find_server(str(project.folder / "run/smtp.pid")).number
+    workers = project.workers
+    os.kill(workers[0], signal.SIGHUP)
+    os.kill(workers[0], signal.SIGUSR1)  # which ends it; one that SIGHUP has ended says so instead
+    eventually(lambda: f"died: the worker with pid {workers[0]}" in project.log(), project.log)
+    assert project.log().count("died:") == 1 and "by SIGUSR1" in project.log()
+    assert workers[1] in project.workers
 
 
 def test_queue_receivers_work_on_one_queue_together(project):
