@@ -419,6 +419,36 @@ class TestConnections:
 
         assert asyncio.run(talk()) > 1000 / 100
 
+    def test_others_get_their_turn_while_one_sends_a_large_message(self):
+        class Transport(FakeTransport):
+            said = []
+
+            def pause_reading(self):
+                self.said.append("pause")
+
+            def resume_reading(self):
+                self.said.append("resume")
+
+        async def talk():
+            loop = asyncio.get_running_loop()
+            protocol = SMTPProtocol(Receiver(), Limits(size_limit=0), hostname="here", loop=loop).fork()
+            transport = Transport([])
+            transport.is_closing = lambda: False
+            protocol.connection_made(transport)
+            protocol.data_received(b"HELO x\r\nMAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nDATA\r\n")
+            while protocol._incoming is None:
+                await asyncio.sleep(0)
+            for _ in range(3):
+                protocol.data_received(b"x" * (1 << 18))
+                assert transport.said.pop() == "pause" and not transport.said, "it reads once and no more in a turn"
+                await asyncio.sleep(0)
+                assert transport.said.pop() == "resume", "and once more in the next one"
+            protocol.data_received(b"x" * 100)
+            assert not transport.said, "who sends little is not stopped"
+            protocol._handler_coroutine.cancel()
+
+        asyncio.run(talk())
+
     def test_aiosmtpds_constructor_runs_once_for_all_connections(self, serve, monkeypatch):
         served = serve(Receiver())
         monkeypatch.setattr(smtp.SMTP, "__init__", None)
