@@ -14,14 +14,19 @@ enough for all the jobs that were done since the last one: a thread of its own w
 What has the same key runs in turn, and waits its turn without holding a thread: one sender with many slow messages
 takes one thread, not all of them. The threads are daemons: a handler that never ends does not keep the process from
 ending, and after `HUNG` seconds it does not count among the `size` any more.
+
+When the system has no more threads to give, jobs wait for those there are, and it is asked again and again.
 """
 
 import asyncio
 import collections
+import logging
 import threading
 import time
 from collections.abc import Callable, Hashable
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 SLOW = 0.002  # seconds
 HUNG = 60  # seconds
@@ -65,6 +70,7 @@ class HandlerPool:
         self._asleep: list[_Worker] = []
         self._quick = 0  # how many are awake and quick: one is enough
         self._watching = False
+        self._starved = False  # the system has refused a thread
         self._closed = False
         self._results: collections.deque[Result] = collections.deque()
         self._announced = False
@@ -100,12 +106,19 @@ class HandlerPool:
             worker.gate.release()
         elif len(self._workers) < self.size or self._may_be_more():
             worker = _Worker()
+            if not self._start(worker):
+                return  # the job stays where it is, and `_watch` comes again
             self._workers.append(worker)
-            name = f"lamson-handler-{len(self._workers)}"
-            threading.Thread(target=self._work, args=(worker,), name=name, daemon=True).start()
         else:
             return
         self._quick += 1
+
+    def _start(self, worker: _Worker) -> bool:
+        name = f"lamson-handler-{len(self._workers) + 1}"
+        before, self._starved = self._starved, not _started(self._work, name, worker)
+        if self._starved and not before:
+            log.error("failed: the system gives no more threads; %d do the work", len(self._workers))
+        return not self._starved
 
     def _may_be_more(self) -> bool:
         long_ago = time.monotonic() - HUNG
@@ -140,8 +153,12 @@ class HandlerPool:
                 result = future, func(*args), None
             except BaseException as error:
                 result = future, None, error
+            try:
+                unsynced = self._unsynced()
+            except BaseException as error:  # then nobody knows whether it is on disk
+                result, unsynced = (future, None, error), False
             del job, future, func, args  # a message may be large, and this thread may sleep for long
-            if self._unsynced():
+            if unsynced:
                 self._syncing.put(result)
             else:
                 self._bring(result)
@@ -153,7 +170,11 @@ class HandlerPool:
         self._results.extend(results)
         if not self._announced and not self._closed:
             self._announced = True
-            self._loop.call_soon_threadsafe(self._announce)
+            try:
+                self._loop.call_soon_threadsafe(self._announce)
+            except RuntimeError:
+                if not self._closed:  # and the loop just after it
+                    raise
 
     def _next(self, worker: _Worker) -> Job | None:
         """Return the next job, and sleep until there is one. None ends the thread."""
@@ -223,26 +244,30 @@ class _Syncing:
         self._bring = bring
         self._guard = threading.Condition()
         self._held: list[Result] = []
-        self._thread: threading.Thread | None = None
+        self._running = False
         self._closed = False
 
     def put(self, result: Result) -> None:
         """Bring this result when the disk has all that was written until now."""
         with self._guard:
-            self._held.append(result)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="lamson-sync", daemon=True)
-                self._thread.start()
-            self._guard.notify()
+            self._running = self._running or _started(self._work, "lamson-sync")
+            if self._running:
+                self._held.append(result)
+                self._guard.notify()
+                return
+        self._finish([result])  # there is no thread to be had, so this one waits
 
     def _work(self) -> None:
         while results := self._take():
-            try:
-                self._sync()
-            except BaseException as error:
-                results = [(future, value, failure or error) for future, value, failure in results]
-            self._bring(*results)
+            self._finish(results)
             del results  # a result may be large, and this thread may wait for long
+
+    def _finish(self, results: list[Result]) -> None:
+        try:
+            self._sync()
+        except BaseException as error:
+            results = [(future, value, failure or error) for future, value, failure in results]
+        self._bring(*results)
 
     def _take(self) -> list[Result]:
         with self._guard:
@@ -255,3 +280,12 @@ class _Syncing:
         with self._guard:
             self._closed = True
             self._guard.notify()
+
+
+def _started(target: Callable[..., None], name: str, *args: Any) -> bool:
+    """Start a thread. Returns whether the system has given one."""
+    try:
+        threading.Thread(target=target, args=args, name=name, daemon=True).start()
+    except RuntimeError:
+        return False
+    return True

@@ -9,6 +9,7 @@ import pytest
 
 from lamson import pool as pools
 from lamson.pool import HandlerPool
+from processes import eventually
 
 
 class Loop:
@@ -230,3 +231,80 @@ def test_what_the_disk_did_not_take_was_not_done(syncing, disk):
         syncing.run(None, disk.write).result(30)
     disk.error = None
     assert syncing.run(None, max, 1, 2).result(30) == 2 and disk.synced == 1
+
+
+def test_a_result_of_which_nobody_knows_whether_it_is_on_disk_is_an_error(running):
+    def unknown():
+        raise OSError("no idea")
+
+    running.pool._unsynced = unknown
+    for _ in range(10):  # more than there are threads
+        with pytest.raises(OSError, match="no idea"):
+            running.run("key", max, 1, 2).result(30)
+    running.pool._unsynced = lambda: False
+    assert running.run("key", max, 1, 2).result(30) == 2
+    assert len(running.pool._workers) <= 4 and not running.pool.pending
+
+
+class Names(list):
+    def __init__(self):
+        super().__init__()
+        self.refused = []
+
+
+@pytest.fixture
+def starved(monkeypatch):
+    """Threads whose names begin with one of these are refused, as by a system that has no more of them."""
+    names, start = Names(), threading.Thread.start
+
+    def refuse(thread):
+        if thread.name.startswith(tuple(names)):
+            names.refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    return names
+
+
+def test_jobs_wait_for_a_thread_when_the_system_has_none_and_each_is_done_once(running, starved, caplog):
+    done = []
+    starved.append("lamson-handler")
+    futures = [running.run(None, done.append, number) for number in range(3)]
+    running.run(None, done.append, 3)
+    eventually(lambda: len(starved.refused) > 3, "it is tried again")
+    assert done == [] and running.pool._workers == []
+    starved.clear()
+    for future in futures:
+        future.result(30)
+    assert running.run(None, max, 1, 2).result(30) == 2
+    assert done == [0, 1, 2, 3] and caplog.text.count("the system gives no more threads; 0 do the work") == 1
+
+
+def test_a_slow_job_is_made_up_for_as_soon_as_the_system_has_threads_again(running, starved):
+    go_on, begun = threading.Event(), threading.Event()
+    slow = running.run(None, lambda: (begun.set(), go_on.wait(30)))
+    assert begun.wait(30)
+    starved.append("lamson-handler")
+    other = running.run(None, max, 1, 2)
+    eventually(lambda: len(starved.refused) > 3, "it is tried again")
+    assert not other.done()
+    starved.clear()
+    assert other.result(30) == 2
+    go_on.set()
+    slow.result(30)
+
+
+def test_without_a_thread_that_waits_for_the_disk_the_handlers_wait(disk, starved):
+    starved.append("lamson-sync")
+    disk.go_on.set()
+    running = Loop(4, disk.unsynced, disk.sync)
+    try:
+        for number in range(1, 4):
+            running.run(None, disk.write).result(30)
+            assert disk.synced == number
+        starved.clear()
+        running.run(None, disk.write).result(30)
+        assert disk.synced == 4
+    finally:
+        running.close()
