@@ -144,7 +144,6 @@ class RouteTable:
         if format not in self.registered:
             self.registered[format] = (re.compile(f"^(?:{format})$", re.IGNORECASE), [])
             self.order.append(format)
-            self._index = None
         functions = self.registered[format][1]
         if func not in functions:
             functions.append(func)
@@ -155,10 +154,12 @@ class RouteTable:
 
     def candidates(self, address: str) -> Iterator[tuple[re.Pattern, list[Handler]]]:
         """Yield the routes that may take an address, in their order: few of many."""
-        if self._index is None:
+        made = self._index
+        # A route may come in while another thread makes the index, so its size tells whether all are in it.
+        if made is None or len(made[0]) != len(self.order):
             formats = tuple(self.order)
-            self._index = formats, RouteIndex(formats)
-        formats, index = self._index
+            self._index = made = formats, RouteIndex(formats)
+        formats, index = made
         for number in index.candidates(address):
             yield self.registered[formats[number]]
 

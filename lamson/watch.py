@@ -49,6 +49,7 @@ class Watch:
         """A call begins in this thread. `name` is called for what the log calls it, if it comes to that."""
         token = next(self._numbers)
         self._calls[token] = _Call(name, time.monotonic(), threading.get_ident())
+        # Not the other way round: `_look` says that it ends, and then looks for calls once more.
         # A process that was forked has no thread but the one that forked it.
         if (self._thread is None or not self._thread.is_alive()) and self._limit() > 0:
             self._start()
@@ -67,6 +68,17 @@ class Watch:
                 self._thread.start()
 
     def _look(self) -> None:
+        while True:
+            self._look_while_there_is_something()
+            self._thread = None
+            if not self._calls or not self._limit() > 0:
+                return
+            with self._guard:
+                if self._thread is not None:
+                    return  # the call that has begun just now has started another one
+                self._thread = threading.current_thread()
+
+    def _look_while_there_is_something(self) -> None:
         idle = 0
         while idle < 2 and (limit := self._limit()) > 0:
             time.sleep(limit / 4)

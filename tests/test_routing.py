@@ -909,3 +909,21 @@ def test_handlers_that_deliver_to_each_other_do_not_wait_for_ever(url, tmp_path,
     kept = [entry.reason for entry in routers[0].UNDELIVERABLE_QUEUE.entries()]
     assert kept and all("Perhaps each of two handlers waits for the other" in reason for reason in kept)
     assert len(kept) + len(done) == 4, "each of the four messages was handled or kept"
+
+
+def test_a_route_that_comes_in_while_the_index_is_made_is_found(monkeypatch):
+    router = routing.RoutingBase()
+
+    def START(message):
+        """Nothing."""
+
+    class Slow(routing.RouteIndex):
+        def __init__(self, formats):
+            super().__init__(formats)
+            if "late@example.com" not in router.ORDER:
+                router.register_route("late@example.com", START)
+
+    monkeypatch.setattr(routing, "RouteIndex", Slow)
+    router.register_route("early@example.com", START)
+    assert list(router.match("early@example.com"))
+    assert list(router.match("late@example.com"))

@@ -45,6 +45,24 @@ def test_what_takes_too_long_is_told_once_with_the_place_and_again_when_it_ends(
     until(lambda: not named("lamson-watch"))
 
 
+def test_a_call_that_begins_while_the_thread_that_looks_is_ending_is_watched_too(caplog):
+    class Ending(Watch):
+        begun = None
+
+        def _look_while_there_is_something(self):
+            super()._look_while_there_is_something()
+            if self.begun is None:  # it has just decided to end
+                self.begun = self.begin(lambda: "a late one")
+
+    watch = Ending(lambda: 0.05)
+    with caplog.at_level(logging.WARNING, "lamson.watch"):
+        watch.end(watch.begin(lambda: "a quick one"))
+        until(lambda: caplog.messages and "a late one" in caplog.messages[0])
+        assert len(named("lamson-watch")) == 1
+        watch.end(watch.begun)
+    until(lambda: not named("lamson-watch"))
+
+
 def test_with_a_limit_of_zero_nobody_looks():
     watch = Watch(lambda: 0)
     before = len(named("lamson-watch"))
