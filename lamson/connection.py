@@ -25,6 +25,7 @@ from aiosmtpd import smtp
 from aiosmtpd.proxy_protocol import get_proxy
 
 from lamson.limits import Limits, neighbourhood
+from lamson.logs import printable
 from lamson.maildata import MailData
 
 log = logging.getLogger(__name__)
@@ -210,10 +211,13 @@ class Connection(smtp.SMTP):
         """
         buffer = self._buffer
         while (end := buffer.find(b"\n")) < 0:
-            if len(buffer) > LONGEST_LINE:
+            if len(buffer) > LONGEST_LINE + 1:
                 await self._skip_line()
                 raise Refusal("500 Command line too long")
             await self._more()
+        if end > LONGEST_LINE + 1:
+            await self._skip_line()
+            raise Refusal("500 Command line too long")
         if not buffer.endswith(b"\r", 0, end):
             end = buffer.find(b"\r\n")
             del buffer[: end + 2 if end >= 0 else len(buffer)]
@@ -316,24 +320,37 @@ class Connection(smtp.SMTP):
         assert self.session is not None and self.transport is not None
         if self._expects_proxy():
             await self._take_proxy_header()
-        if self.transport.get_extra_info("sslcontext"):
-            self._tls_started(self.transport)
-        elif self.limits.implicit_tls and not self._leaving:
-            await self._start_tls()
         if self._leaving:
             return
+        refusal = self._refusal()
+        if self.transport.get_extra_info("sslcontext"):
+            self._tls_started(self.transport)
+        elif self.limits.implicit_tls:
+            if refusal:  # which could be said under TLS only, and a handshake is what costs the most
+                self._leave()
+                return
+            await self._start_tls()
+            if self._leaving:
+                return
         self._talking = True
+        if refusal:
+            self._say_goodbye(refusal)
+        else:
+            self._reply(f"220 {self.hostname} {self.__ident__}")
+
+    def _refusal(self) -> str | None:
+        """Count this connection. Returns what to say when it is one too many."""
+        assert self.session is not None
         self._count(+1)
         # Each of several processes grants its share.
         limit = -(-self.limits.connections_allowed(self._counted_as) // self._workers)
         if 0 < -(-self.limits.connection_limit // self._workers) < len(self._connections):
             log.warning("refused: %s, for there are %d connections", self.session.peer, len(self._connections) - 1)
-            self._say_goodbye("4.3.2 Too many connections, try again later")
-        elif 0 < limit < self._neighbours[self._counted_as]:
+            return "4.3.2 Too many connections, try again later"
+        if 0 < limit < self._neighbours[self._counted_as]:
             log.info("refused: %s, which has %d connections already", self.session.peer, limit)
-            self._say_goodbye("4.7.0 Too many connections from you, try again later")
-        else:
-            self._reply(f"220 {self.hostname} {self.__ident__}")
+            return "4.7.0 Too many connections from you, try again later"
+        return None
 
     def _address(self) -> str:
         """The client's IP address; nothing for one that comes by a Unix socket."""
@@ -372,7 +389,7 @@ class Connection(smtp.SMTP):
         if accepted and "PROXY" in self._handle_hooks:
             accepted = await self._call_handler_hook("PROXY", header)
         if not accepted:
-            log.warning("refused: %s sent no valid PROXY header: %s", self.session.peer, header.error)
+            log.warning("refused: %s sent no valid PROXY header: %s", self.session.peer, printable(header.error))
             self._leave()
         elif header.src_addr is not None and header.src_port is not None:
             self.session.peer = (str(header.src_addr), header.src_port)  # type: ignore[assignment]

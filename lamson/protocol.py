@@ -325,6 +325,7 @@ class SMTPProtocol(Authentication):
             return await self.handle_exception(error)
         finally:
             self._handling = False
+            self._reset_timeout()  # to take the reply is the client's doing again
 
     def _replies(self, outcome: str | list[str]) -> list[str]:
         assert isinstance(outcome, str), f"handle_DATA has to return one reply, not {outcome!r}"

@@ -359,6 +359,19 @@ class TestConnections:
                     talk.socket.send(b"HELP\r\n" * 1000)
             eventually(lambda: not served.receiver.connections, "the end of a connection that nobody reads from")
 
+    def test_a_client_that_does_not_read_what_became_of_its_messages_is_cut_off(self, serve, monkeypatch):
+        monkeypatch.setattr(connection, "GOODBYE_TIMEOUT", 0.2)
+        receiver = Receiver(["250 " + "x" * 1000] * 100)  # more than the transport holds
+        served = serve(receiver, Limits(command_timeout=0.3, command_limit=0, message_limit=0), protocol=LMTPProtocol)
+        message = "MAIL FROM:<a@b.c>\r\n" + "RCPT TO:<d@e.f>\r\n" * 100 + "DATA\r\nHi\r\n.\r\n"
+        with served.connect() as talk:
+            talk.socket.sendall(b"LHLO x\r\n")
+            talk.socket.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                while True:
+                    talk.socket.send(message.encode() * 10)
+            eventually(lambda: not served.receiver.connections, "the end of a connection that nobody reads from")
+
     def test_a_handler_may_take_longer_than_a_client(self, serve):
         class Slow(Receiver):
             async def handle_DATA(self, server, session, envelope):
@@ -498,6 +511,19 @@ CERTIFICATE = str(CERTS / "one.pem")
 
 
 class TestTLS:
+    @LOOPS
+    @pytest.mark.parametrize("limit", ["connection_limit", "connection_limit_per_address"])
+    def test_connections_count_before_they_have_shaken_hands(self, serve, new_loop, limit):
+        served = serve(Receiver(), Limits(certificate=CERTIFICATE, implicit_tls=True, **{limit: 1}), new_loop=new_loop)
+        with served.connect() as silent:
+            eventually(lambda: served.template._neighbours, "the first one to be counted")
+            with served.connect() as other:
+                assert other.reply() == ""
+            assert silent.socket.send(b"\x16") == 1
+        eventually(lambda: not served.template._neighbours, "the first one to be gone")
+        with smtplib.SMTP_SSL("127.0.0.1", served.port, timeout=20, context=ssl._create_unverified_context()) as client:
+            assert client.noop()[0] == 250
+
     @LOOPS
     def test_a_certificate_is_read_again_without_dropping_anyone(self, serve, tmp_path, new_loop):
         path = tmp_path / "certificate.pem"
