@@ -1,4 +1,4 @@
-"""Servers: what brings mail in, from the wire (`SMTPReceiver`, `LMTPReceiver`) or from a queue (`QueueReceiver`).
+"""Servers: what brings mail in from the wire, `SMTPReceiver` and `LMTPReceiver`.
 
     receiver = SMTPReceiver("127.0.0.1", 8823)
     receiver.start()                            # serving when this returns
@@ -6,9 +6,10 @@
     receiver.close()                            # what is being handled gets finished first
 
 A receiver makes a `MailRequest` of each message and gives it to the `Router`. It takes responsibility for a message,
-with the reply 250 or by removing it from its queue, only once each recipient's copy was handled or is on disk.
+with the reply 250, only once each recipient's copy was handled or is on disk (`lamson.settling`).
 
-`Relay`, which sends mail on, is in `lamson.relay` and found here, too.
+`QueueReceiver`, which takes mail out of a queue, and `Relay`, which sends mail on, have modules of their own and are
+found here, too.
 """
 
 import asyncio
@@ -20,20 +21,30 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lamson.errors import QueueError, SMTPError
+from lamson.errors import SMTPError
 from lamson.limits import Limits
 from lamson.logs import message_id, printable
 from lamson.mail import MailRequest
-from lamson.outgoing import Failure, RetryQueue
+from lamson.outgoing import RetryQueue
 from lamson.pool import HandlerPool
 from lamson.protocol import LMTPProtocol, SMTPProtocol
-from lamson.queue import Claim, Queue
+from lamson.queuereceiver import QueueReceiver
 from lamson.relay import Relay
-from lamson.routing import Outcome, Router
+from lamson.routing import Router
+from lamson.settling import (
+    FAILED,
+    give_up,
+    no_room,
+    reply_for,
+    reply_lines,
+    route_again,
+    settle,
+    undeliverable_message,
+)
 from lamson.tls import server_context
 
 try:
@@ -47,105 +58,10 @@ log = logging.getLogger(__name__)
 
 SHUTDOWN_TIME = 30  # seconds that handlers get when a server stops
 HANDLER_THREADS = 32
-FAILED = "451 4.3.0 The message could not be handled, try again later"
 BACKLOG = 1024  # connections that wait to be accepted
-MAX_CLAIMS = 3  # how often a QueueReceiver tries to handle a message
 
 # From Python 3.13 on, a loop removes the file of a Unix socket that it closes. Other workers may serve there.
 _KEEP_SOCKET: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-
-
-def undeliverable_message(raw: Any, failure_type: str) -> str | None:
-    """Push `raw` to `Router.UNDELIVERABLE_QUEUE` and log why. Returns its key; None when there is no such queue."""
-    if Router.UNDELIVERABLE_QUEUE is None:
-        return None
-    key = Router.UNDELIVERABLE_QUEUE.push(raw, reason=failure_type)
-    log.warning("undeliverable: %s, kept as %s", printable(failure_type), key)
-    return key
-
-
-def settle(message: MailRequest, outcomes: list[Outcome], retries: RetryQueue | None = None) -> SMTPError | None:
-    """Return the one reply for all recipients of a message: None to accept it, or the error to refuse it with.
-
-    When some copies are safe and others are not, the message is accepted: were it refused, the client would send the
-    safe ones a second time. The others go to the `retries` when a handler wants them later, and to the undeliverable
-    queue otherwise.
-    """
-    unsafe = [outcome for outcome in outcomes if not outcome.safe]
-    if len(unsafe) < len(outcomes):
-        unsafe = [
-            outcome for outcome in unsafe if not (_deferred(message, outcome, retries) or Router.keep(message, outcome))
-        ]
-    errors = [_reply_for(outcome) for outcome in unsafe]
-    # When in doubt the client shall try again: of several replies a temporary one wins.
-    return min(errors, key=lambda error: error.code, default=None)
-
-
-def _deferred(message: MailRequest, outcome: Outcome, retries: RetryQueue | None) -> bool:
-    """Keep a copy that a handler wants later. Returns whether it is on disk."""
-    if retries is None or not is_temporary(outcome):
-        return False
-    sender, recipients = message.envelope
-    given = [each for each in recipients or () if each.lower() == outcome.recipient] or [outcome.recipient]
-    try:
-        key = retries.push(MailRequest(message.Peer, sender, given, message.original), str(outcome.error))
-    except OSError:
-        log.exception("failed: cannot keep <%s> for later", printable(outcome.recipient))
-        return False
-    log.info("deferred: <%s> as %s: %s", printable(outcome.recipient), key, printable(outcome.error))
-    return True
-
-
-def route_again(message: MailRequest) -> dict[str, Failure]:
-    """Route a deferred copy, and return who did not get it: the attempt of the receiver's `RetryQueue`."""
-    spelled = {recipient.lower(): recipient for recipient in message.To}
-    replies = {spelled[each.recipient]: _reply_for(each) for each in _route_synced(message) if not each.safe}
-    return {recipient: Failure(str(reply), permanent=reply.code >= 500) for recipient, reply in replies.items()}
-
-
-def _route_synced(message: MailRequest) -> list[Outcome]:
-    """Route a message, and return when the senders' states are on disk."""
-    outcomes = Router.deliver_each(message)
-    Router.STATE_STORE.sync()
-    return outcomes
-
-
-def give_up(message: MailRequest, reason: str) -> None:
-    """Set a message aside for good. Raises QueueError when there is no undeliverable queue to hold it."""
-    if undeliverable_message(message, reason) is None:
-        raise QueueError("Router.UNDELIVERABLE_QUEUE is not set, so there is no place for what cannot be delivered.")
-
-
-def is_temporary(outcome: Outcome) -> bool:
-    """Whether a handler said that it may take this copy later."""
-    return isinstance(outcome.error, SMTPError) and 400 <= outcome.error.code < 500
-
-
-def _reply_for(outcome: Outcome) -> SMTPError:
-    if isinstance(outcome.error, SMTPError):
-        if 400 <= outcome.error.code <= 599:
-            return outcome.error
-        log.error("failed: a handler raised %s, and %d refuses nothing", outcome.error, outcome.error.code)
-    if outcome.error is None and next(Router.match(outcome.recipient), None) is None:
-        return SMTPError(550, f"5.1.1 <{printable(outcome.recipient)}>: no such recipient here")
-    if isinstance(outcome.error, OSError) and outcome.error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SMTPError(452, "4.3.1 No space left for mail, try again later")
-    return SMTPError(451, FAILED.removeprefix("451 "))
-
-
-def _no_room(size: int) -> SMTPError | None:
-    """Return the error for `size` bytes of mail that could not be kept if handlers failed on it, or else None.
-
-    It is asked before any handler runs: what cannot be kept is not begun.
-    """
-    check = getattr(Router.UNDELIVERABLE_QUEUE, "check_room", None)
-    try:
-        if check is not None:
-            check(size)
-    except OSError as error:
-        log.error("refused: there is no place for what may fail: %s", error)
-        return _reply_for(Outcome("", error=error))
-    return None
 
 
 class SMTPReceiver:
@@ -338,7 +254,7 @@ class SMTPReceiver:
         try:
             message = MailRequest(Peer, From, To, Data)
             log.info("received: %s from <%s> to %s at %s", message_id(message), printable(From), To, Peer)
-            refusal = _no_room(len(Data) * len(message.route_to))  # each recipient's copy is kept by itself
+            refusal = no_room(len(Data) * len(message.route_to))  # each recipient's copy is kept by itself
             refusal = refusal or settle(message, Router.deliver_each(message), self.retries)
         except BaseException:  # whatever a handler raises, KeyboardInterrupt as well, it must not end the event loop
             log.exception("failed: a message from <%s> to %s at %s", printable(From), To, Peer)
@@ -346,7 +262,7 @@ class SMTPReceiver:
         if refusal is None:
             return None
         log.info("refused: %s from <%s> to %s: %s", message_id(message), printable(From), To, printable(refusal))
-        return _reply_lines(refusal)
+        return reply_lines(refusal)
 
 
 class LMTPReceiver(SMTPReceiver):
@@ -396,15 +312,15 @@ class LMTPReceiver(SMTPReceiver):
         """Route one message. Returns the reply for each recipient, by address in lower case."""
         message = MailRequest(Peer, From, To, Data)
         log.info("received: %s from <%s> to %s at %s", message_id(message), printable(From), To, Peer)
-        refusal = _no_room(len(Data) * len(message.route_to))
+        refusal = no_room(len(Data) * len(message.route_to))
         if refusal is not None:
-            return dict.fromkeys(message.route_to, _reply_lines(refusal))
+            return dict.fromkeys(message.route_to, reply_lines(refusal))
         try:
             outcomes = Router.deliver_each(message)
         except BaseException:  # whatever a handler raises, KeyboardInterrupt as well, it must not end the event loop
             log.exception("failed: a message from <%s> to %s at %s", printable(From), To, Peer)
             return {}
-        return {each.recipient: "250 OK" if each.safe else _reply_lines(_reply_for(each)) for each in outcomes}
+        return {each.recipient: "250 OK" if each.safe else reply_lines(reply_for(each)) for each in outcomes}
 
 
 def _unsynced() -> bool:
@@ -444,132 +360,3 @@ def _listen(family: int, kind: int, proto: int, address: tuple) -> socket.socket
         sock.close()
         raise
     return sock
-
-
-def _reply_lines(error: SMTPError) -> str:
-    """The error as a reply of one or more lines (RFC 5321 section 4.2.1), whatever is in its text."""
-    *more, last = error.message.splitlines() or [""]
-    return "\r\n".join([f"{error.code}-{printable(line)}" for line in more] + [f"{error.code} {printable(last)}"])
-
-
-class QueueReceiver:
-    """Takes messages out of a queue and gives them to the Router, as SMTPReceiver does with those from the wire.
-
-    `queue_dir` is a folder, or the URL of a queue over a broker. Looks every `sleep` seconds. A recipient that a
-    handler refuses with 4xx stays in the queue and is tried again, three times in all; what fails for good goes to the
-    undeliverable queue, and so does a message that took the whole process with it three times. Without an
-    undeliverable queue such messages stay in a folder, and go to the queue NAME.dead of a broker. Messages over
-    `size_limit` bytes (0: none is) go to the queue `oversize_dir`, or are dropped when there is none.
-    """
-
-    def __init__(self, queue_dir: str, sleep: float = 10, size_limit: int = 0, oversize_dir: str | None = None):
-        self.queue = Queue(queue_dir, pop_limit=size_limit, oversize_dir=oversize_dir)
-        self.queue_dir = self.queue.dir
-        self.sleep = sleep
-        self._closing = threading.Event()
-
-    @property
-    def where(self) -> str:
-        """Where mail comes from, for people."""
-        return f"queue {self.queue_dir}"
-
-    def bind(self) -> None:
-        """A queue has no port, but it has to be there. Raises OSError when it is not."""
-        self.queue.count()
-
-    def start(self, one_shot: bool = False) -> None:
-        """Handle what is in the queue, again and again until `close`, or once with `one_shot`. Blocks.
-
-        A queue that cannot be read is logged and tried again; with `one_shot` that raises OSError.
-        """
-        log.info("listening: queue %s every %s seconds", self.queue_dir, self.sleep)
-        while not self._closing.is_set():
-            try:
-                self._drain()
-            except OSError:
-                if one_shot:
-                    raise
-                log.exception("failed: the queue %s cannot be read", self.queue_dir)
-            if one_shot or self._closing.wait(self.sleep):
-                return
-
-    def _drain(self) -> None:
-        # What fails while the undeliverable queue is drained comes back to it, under another key and for the next time.
-        only = set(self.queue.keys()) if self._drains_undeliverable() else None
-        failed: set[str] = set()
-        # Nothing is claimed for which there would be no place: it is not its fault, and does not count. Draining the
-        # undeliverable queue makes room.
-        while not self._closing.is_set() and (only is not None or not _no_room(0)):
-            with self.queue.claim(lambda key: key not in failed and (only is None or key in only)) as claim:
-                if claim is None:
-                    return
-                try:
-                    done = self._handle(claim)
-                except Exception:
-                    log.exception("failed: %s stays in the queue %s", claim.key, self.queue_dir)
-                    done = False
-                if done:
-                    claim.done()
-                else:
-                    failed.add(claim.key)
-
-    def retry(self, keys: Iterable[str]) -> dict[str, Failure]:
-        """Handle these messages once more, and return for those that failed why, by key. They stay, with that reason.
-
-        For messages of the undeliverable queue: what fails here is not pushed there a second time.
-        """
-        wanted, failures = set(keys), {}
-        Router.UNDELIVERABLE_QUEUE = None
-        while wanted:
-            with self.queue.claim(wanted.__contains__) as claim:
-                if claim is None:
-                    break
-                wanted.discard(claim.key)
-                unsafe = [outcome for outcome in self._route(claim.message) if not outcome.safe]
-                if unsafe:
-                    why = _reply_for(unsafe[0]) if unsafe[0].error is None else unsafe[0].error
-                    failures[claim.key] = Failure(str(why) or type(why).__name__)
-                    claim.narrow([outcome.recipient for outcome in unsafe], failures[claim.key].reason)
-                else:
-                    claim.done()
-        return failures | dict.fromkeys(wanted, Failure("it is not there, or another program is handling it"))
-
-    def _drains_undeliverable(self) -> bool:
-        other = getattr(Router.UNDELIVERABLE_QUEUE, "dir", None)
-        return other is not None and os.path.realpath(other) == os.path.realpath(self.queue.dir)
-
-    def _handle(self, claim: Claim) -> bool:
-        """Route a claimed message. Returns whether the queue may forget it."""
-        if claim.count > MAX_CLAIMS:
-            # It was claimed that often and never came to an end: it takes the process with it. Not once more.
-            return self._set_aside(claim, f"{claim.count - 1} attempts to handle it did not end well")
-        outcomes = self._route(claim.message)
-        unsafe = [outcome for outcome in outcomes if not outcome.safe]
-        later = [outcome for outcome in unsafe if is_temporary(outcome) and claim.count < MAX_CLAIMS]
-        unsafe = [outcome for outcome in unsafe if outcome not in later and not Router.keep(claim.message, outcome)]
-        left = [outcome.recipient for outcome in later + unsafe]
-        if left and len(left) < len(outcomes):
-            claim.narrow(left)
-        return not left
-
-    def _set_aside(self, claim: Claim, reason: str) -> bool:
-        """Give a message up. Returns whether the queue may forget it."""
-        if undeliverable_message(claim.message, f"{claim.key}: {reason}") is not None:
-            return True
-        if claim.set_aside(reason):
-            log.warning("undeliverable: %s, moved out of the queue %s: %s", claim.key, self.queue_dir, reason)
-        return False
-
-    def _route(self, message: MailRequest) -> list[Outcome]:
-        sender = printable(message.route_from)
-        log.info("received: %s from <%s> to %s", message_id(message), sender, sorted(message.route_to))
-        return _route_synced(message)
-
-    def process_message(self, msg: MailRequest) -> str | None:
-        """Route one message. Returns None when all copies are handled or kept, or else the reply that tells why not."""
-        refusal = settle(msg, self._route(msg))
-        return None if refusal is None else str(refusal)
-
-    def close(self) -> None:
-        """Make `start` return after the message in hand. May be called from any thread."""
-        self._closing.set()

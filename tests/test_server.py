@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lamson import server
+from lamson import server, settling
 from lamson.errors import SMTPError
 from lamson.mail import MailRequest
 from lamson.queue import Queue
@@ -470,13 +470,13 @@ class TestSettle:
         return Outcome("d@e.f", *args, **kw)
 
     def test_everything_safe_is_accepted(self):
-        assert server.settle(MailRequest("", "a@b.c", "d@e.f", RAW), [self.outcome(handled=True)]) is None
+        assert settling.settle(MailRequest("", "a@b.c", "d@e.f", RAW), [self.outcome(handled=True)]) is None
 
     def test_of_a_mixed_result_the_refused_copies_are_kept(self, tmp_path):
         Router.UNDELIVERABLE_QUEUE = Queue(tmp_path / "undeliverable")
         refused = Outcome("no@e.f", error=SMTPError(550, "No."))
         message = MailRequest("", "a@b.c", ["d@e.f", "no@e.f"], RAW)
-        assert server.settle(message, [self.outcome(handled=True), refused]) is None
+        assert settling.settle(message, [self.outcome(handled=True), refused]) is None
         assert Router.UNDELIVERABLE_QUEUE.pop()[1].To == ["no@e.f"]
 
     def test_of_a_mixed_result_what_is_refused_for_now_is_routed_again_later(self, tmp_path):
@@ -509,19 +509,19 @@ class TestSettle:
 
     def test_of_a_mixed_result_that_cannot_be_kept_the_client_hears(self):
         refused = Outcome("no@e.f", error=SMTPError(550, "No."))
-        assert str(server.settle(MailRequest("", "a@b.c", [], RAW), [self.outcome(True), refused])) == "550 No."
+        assert str(settling.settle(MailRequest("", "a@b.c", [], RAW), [self.outcome(True), refused])) == "550 No."
 
     def test_of_several_refusals_a_temporary_one_wins(self):
         outcomes = [self.outcome(error=SMTPError(550)), self.outcome(error=SMTPError(450, "Later."))]
-        assert str(server.settle(MailRequest("", "a@b.c", [], RAW), outcomes)) == "450 Later."
+        assert str(settling.settle(MailRequest("", "a@b.c", [], RAW), outcomes)) == "450 Later."
 
     def test_what_no_route_takes_is_refused_for_good_and_what_no_state_takes_for_now(self):
         @route("d@e.f")
         def END(message):
             pass
 
-        assert server.settle(MailRequest("", "a@b.c", [], RAW), [self.outcome()]).code == 451
-        assert server.settle(MailRequest("", "a@b.c", [], RAW), [Outcome("x@y.z")]).code == 550
+        assert settling.settle(MailRequest("", "a@b.c", [], RAW), [self.outcome()]).code == 451
+        assert settling.settle(MailRequest("", "a@b.c", [], RAW), [Outcome("x@y.z")]).code == 550
 
 
 class TestLMTPReceiver:
