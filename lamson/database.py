@@ -36,9 +36,9 @@ from lamson.filelocks import file_locks
 from lamson.routing import ROUTE_FIRST_STATE, Router, StateStorage
 from lamson.rows import KEY, Rows, is_linked
 from lamson.schema import need_folder
-from lamson.sessions import Sessions, call_sessions
+from lamson.sessions import Sessions, call_sessions, close_sessions
 from lamson.states import Beyond, KeyedLocks, digest
-from lamson.threadlink import AdvisoryLocks, ThreadLink, forget_the_pool_after_fork
+from lamson.threadlink import AdvisoryLocks, ThreadLink, close_connections, forget_the_pool_after_fork
 
 BUSY_TIMEOUT = 30
 """Seconds a SQLite connection waits for the write of another one before it fails with "database is locked"."""
@@ -106,6 +106,17 @@ def configure_database(config: Mapping[str, Any], also_create: bool = False) -> 
     if also_create:
         database.create_tables()
     return database
+
+
+def leave_nothing_open() -> None:
+    """Closes the sessions and connections of this thread, and the connections that wait in pools: before a fork.
+
+    SQLite knows by locks who else has its file open. Those of a connection that is open at the fork are the parent's
+    alone, and SQLite in the child does not take its own ones beside it. Once the parent were dead, any program that
+    closes the file would take its log away, and what the child writes from then on would be in no file.
+    """
+    close_sessions()
+    close_connections()
 
 
 class SQLAlchemyStorage(Rows, StateStorage):

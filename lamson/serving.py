@@ -43,6 +43,9 @@ def serve(
     if workers == 1:
         where = _serve_here(settings, lambda where: ready(f"{where}, pid {os.getpid()}"))
     else:
+        from lamson.database import leave_nothing_open
+
+        leave_nothing_open()  # of what the boot module and those of the handlers have read
         receiver = settings.receiver
         parent = Workers(
             workers,

@@ -67,6 +67,11 @@ def _sessions() -> MutableMapping[Any, Session]:
     return sessions
 
 
+def close_sessions() -> None:
+    """Closes the sessions that this thread has outside of handlers. What was not committed is rolled back."""
+    _end(list((_swap(None) or {}).values()), commit=False)
+
+
 class call_sessions:
     """The context in which a handler runs. Raises what a commit raises."""
 

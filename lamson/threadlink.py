@@ -265,6 +265,16 @@ def forget_the_pool_after_fork(engine: Engine) -> None:
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
+def close_connections() -> None:
+    """Closes those of this thread, and all that wait in pools, of the engines of `forget_the_pool_after_fork`."""
+    for engine in list(_engines):
+        if isinstance(engine.pool, sqlalchemy.pool.StaticPool):
+            continue  # a database in memory would be gone
+        if engine in _links:
+            _links[engine].close()
+        engine.dispose()
+
+
 def _forget_the_pools() -> None:
     for engine in list(_engines):
         if not isinstance(engine.pool, sqlalchemy.pool.StaticPool):  # a database in memory, which the child has whole

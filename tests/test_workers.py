@@ -71,6 +71,22 @@ class Waiting(SQLAlchemyStorage):
 Router.STATE_STORE = Waiting(settings.database)
 """
 
+# By all the ways that there are: a storage, the pool, and a session that is left open.
+READS = """
+import sqlalchemy
+Router.STATE_STORE.set("app.handlers.sample", "zed@example.com", "FIRST")
+with settings.database.engine.connect() as connection:
+    connection.execute(sqlalchemy.text("SELECT * FROM lamson_state")).all()
+settings.database.session.execute(sqlalchemy.text("SELECT * FROM lamson_state")).all()
+"""
+
+
+def holders(path: Path) -> set[int]:
+    """The processes that have a lock of this file (proc_locks(5))."""
+    locks = map(str.split, Path("/proc/locks").read_text().splitlines())
+    return {int(words[4]) for words in locks if words[5].endswith(f":{path.stat().st_ino}")}
+
+
 CERTIFICATES = Path(__file__).parent / "certs"
 
 
@@ -343,6 +359,21 @@ def test_a_hangup_does_not_end_workers_that_have_nothing_to_read_again(project):
     eventually(lambda: f"died: the worker with pid {workers[0]}" in project.log(), project.log)
     assert project.log().count("died:") == 1 and "by SIGUSR1" in project.log()
     assert workers[1] in project.workers
+
+
+def test_every_worker_holds_the_database_open_itself_whatever_the_boot_module_has_read(project):
+    boot = project.folder / "config/boot.py"
+    boot.write_text(boot.read_text() + READS)
+    project.start()
+    one, other = project.workers
+    for worker, stopped in ((one, other), (other, one)):
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            project.send()
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        assert worker in holders(project.folder / "app/data/lamson.db")
+    assert project.pid not in holders(project.folder / "app/data/lamson.db")
 
 
 def test_queue_receivers_work_on_one_queue_together(project):
