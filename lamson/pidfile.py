@@ -98,7 +98,7 @@ class RunningServer:
     def signal(self, KILL: bool = False) -> None:
         """Ask the process to end (SIGTERM), or end it (SIGKILL). Raises ServerError when it is not ours to end."""
         try:
-            if KILL and os.getpgid(self.number) == self.number:
+            if KILL and self._leads_a_group():
                 os.killpg(self.number, signal.SIGKILL)  # its workers as well
             else:
                 os.kill(self.number, signal.SIGKILL if KILL else signal.SIGTERM)
@@ -106,6 +106,13 @@ class RunningServer:
             pass  # it ended just now
         except PermissionError:
             raise ServerError(f"The server with pid {self.number} belongs to another user: stop it as root.") from None
+
+    def _leads_a_group(self) -> bool:
+        try:
+            return os.getpgid(self.number) == self.number
+        except ProcessLookupError:
+            # It has died, and workers of its group hold its lock. As long as they live, nobody else gets the number.
+            return True
 
     def wait(self, seconds: float) -> bool:
         """Wait until the process is gone, and return whether it is."""

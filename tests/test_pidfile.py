@@ -1,5 +1,6 @@
 """Tests for lamson.pidfile: the lock, and not the number in the file, tells whether a server lives."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -137,3 +138,28 @@ def test_a_symbolic_link_is_not_followed(path, tmp_path):
     with pytest.raises(OSError):
         PidFile(path).hold()
     assert precious.read_text() == "keep"
+
+
+def test_kill_reaches_workers_that_have_outlived_the_process_with_the_number(tmp_path):
+    path = tmp_path / "smtp.pid"
+    script = (
+        "import os, sys, time; from lamson.pidfile import PidFile\n"
+        "os.setpgrp()\n"
+        "with PidFile(sys.argv[1]):\n"
+        "    worker = os.fork()\n"
+        "    if worker:\n"
+        "        print(worker, flush=True); os._exit(0)\n"
+        "    time.sleep(600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True)
+    worker = int(parent.stdout.readline())
+    try:
+        assert parent.wait(60) == 0  # and nobody has its number any more
+        server = find_server(str(path))
+        assert server.number == parent.pid
+        server.signal(KILL=True)
+        assert server.wait(30) and not path.exists()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+        parent.stdout.close()
