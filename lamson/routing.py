@@ -31,6 +31,7 @@ import time
 import types
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
 from typing import Any
 
 from lamson.errors import RoutingError, SMTPError
@@ -554,7 +555,12 @@ def _run_again(module: types.ModuleType) -> None:
     before = dict(vars(module))
     try:
         assert module.__spec__ is not None and module.__spec__.loader is not None
-        module.__spec__.loader.exec_module(module)
+        loader = module.__spec__.loader
+        if isinstance(loader, SourceFileLoader):
+            # Never from bytecode: Python takes that for the file's as long as second and size are the same.
+            exec(loader.source_to_code(loader.get_data(loader.path), loader.path), vars(module))
+        else:
+            loader.exec_module(module)
     except BaseException:
         # Functions of the module may be running in other threads, so none of its names is gone in between.
         vars(module).update(before)

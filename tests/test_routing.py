@@ -760,6 +760,16 @@ class TestModules:
         Router.deliver(mail("post@test.com"))
         assert Router.get_state("admin", mail()) == "TWO"
 
+    def test_two_changes_in_one_second_that_keep_the_size_are_two_changes(self, app, monkeypatch):
+        monkeypatch.setattr(sys, "dont_write_bytecode", False)  # which tells files apart by second and size
+        for name in ("one", "two"):
+            (app / "one.py").write_text("from lamson.routing import *\n" + self.ONE % name)
+            stamp = 1_700_000_000_000_000_000 + (name == "two")
+            os.utime(app / "one.py", ns=(stamp, stamp))
+            Router.load(["one"]) if name == "one" else Router.reload()
+            Router.deliver(mail("one@test.com"))
+            assert sys.modules["one"].seen == [name]
+
     def test_a_module_that_fails_in_the_middle_registers_nothing_and_changes_nothing(self, app):
         write_module(app, "one", self.ONE % "old")
         Router.load(["one"])
