@@ -25,6 +25,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -58,6 +59,9 @@ class TokenStoreError(LamsonError):
     """The file of a token store cannot be used, or something to import is no export of SpamBayes."""
 
 
+_stores: weakref.WeakSet["TokenStore"] = weakref.WeakSet()
+
+
 class TokenStore:
     """The tokens in the file `path`, which is made when it is not there, with its folder. Raises `TokenStoreError`
     for a file that is something else, `sqlite3.Error` when it cannot be read or written.
@@ -80,6 +84,7 @@ class TokenStore:
             os.makedirs(folder, exist_ok=True)
         self._connection, self._process = self._connect(), os.getpid()
         self._inherited: list[sqlite3.Connection] = []
+        _stores.add(self)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
@@ -89,6 +94,19 @@ class TokenStore:
             connection.close()
             raise
         return connection
+
+    def _leave(self) -> None:
+        """Close the file before a fork, until somebody uses it again, here or in the child.
+
+        Beside a connection that it inherited SQLite takes no locks, and without these another program takes the log of
+        the file away while the child still writes to it.
+        """
+        if self.lock.acquire(blocking=False):  # or else a thread is at work, and the child has to do without
+            try:
+                self._connection.close()
+                self._process = 0
+            finally:
+                self.lock.release()
 
     def close(self) -> None:
         """Close the file. Everything that was trained is in it already."""
@@ -157,7 +175,8 @@ class TokenStore:
     def _transaction(self, kind: str) -> Iterator[sqlite3.Connection]:
         if self._process != os.getpid():
             # SQLite's connections do not survive a fork. The parent's is kept, since closing it would close it there.
-            self._inherited.append(self._connection)
+            if self._process:
+                self._inherited.append(self._connection)
             self._connection, self._process = self._connect(), os.getpid()
             self._forget()
         connection = self._connection
@@ -332,3 +351,11 @@ def _our_spelling(token: str) -> str:
     if kind == "header":
         return f"header:{rest.partition(':')[0].lower()}"
     return token
+
+
+def _leave_before_fork() -> None:
+    for store in list(_stores):
+        store._leave()
+
+
+os.register_at_fork(before=_leave_before_fork)

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -268,6 +269,25 @@ def test_a_store_that_was_opened_before_a_fork_works_after_it(store):
     assert os.waitpid(child, 0)[1] == 0
     train(store, 3, ["tea"], spam=True)
     assert counts(store, "tea") == [(0, 3)]
+
+
+def test_a_child_holds_the_file_open_itself(store, path):
+    train(store, 1, ["tea"], spam=True)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            train(store, 2, ["tea"], spam=True)
+            here = f":{os.stat(path).st_ino}"
+            locks = map(str.split, Path("/proc/locks").read_text().splitlines())  # proc_locks(5)
+            os.write(writing, b"yes" if str(os.getpid()) in [it[4] for it in locks if it[5].endswith(here)] else b"no")
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    with open(reading) as said:
+        assert said.read() == "yes"
+    assert counts(store, "tea") == [(0, 2)]
 
 
 # --- SpamBayes -------------------------------------------------------------------------------------------------------
