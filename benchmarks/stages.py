@@ -84,12 +84,12 @@ def of_parts(folder: str) -> dict[str, float]:
     """The stages between the wire and the handler."""
     import logging
 
-    from lamson import server
     from lamson.database import SQLAlchemyStorage, configure_database
     from lamson.logs import message_id, printable
     from lamson.mail import MailRequest
     from lamson.queue import Queue
     from lamson.routing import Router, route, route_like
+    from lamson.settling import no_room
 
     log = logging.getLogger("stages")
     log.propagate = False
@@ -119,7 +119,7 @@ def of_parts(folder: str) -> dict[str, float]:
     found = {
         "make a MailRequest": each(make),
         "a line in the log": each(line),
-        "is there room on the disk": each(lambda: server._no_room(1000)),
+        "is there room on the disk": each(lambda: no_room(1000)),
     }
     found["route it, with states in memory"] = each(lambda: Router.deliver_each(make())) - found["make a MailRequest"]
     memory = found["route it, with states in memory"]

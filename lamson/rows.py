@@ -31,6 +31,9 @@ KEY = LargeBinary(16).with_variant(mysql.BINARY(16), "mysql", "mariadb")
 """The type of a key. Half of the digest is long enough that nobody finds two texts with the same, and half as large."""
 
 
+_NO_TURN = nullcontext()  # what only reads waits for nobody
+
+
 class Rows:
     """`table` has the columns ``id``, two for the texts (`names`), and those with values."""
 
@@ -90,17 +93,20 @@ class Rows:
 
     def _change(self, statement: Statement, values: Any, again: bool = True) -> int:
         """Carry out what changes rows. Returns how many."""
-        changed = self._run(statement, values, again)[1]
+        changed = self._run(statement, values, again, self._way.writing())[1]
         if not self.synced_later:
             self._way.sync()
         return changed
 
-    def _run(self, statement: Statement, values: Any, again: bool = True) -> tuple[list[Any], int]:
+    def _run(
+        self, statement: Statement, values: Any, again: bool = True, turn: AbstractContextManager = _NO_TURN
+    ) -> tuple[list[Any], int]:
         if not self._prepared:
             self.prepare()
         if self._sessions is not None and (session := self._sessions.of_call()) is not None:
             return results(session.connection(), statement, values)
-        return self._way.run(statement, values, again)
+        with turn:
+            return self._way.run(statement, values, again)
 
     def _update_or_insert(self, row: dict[str, Any], values: dict[str, str]) -> None:
         update = sqlalchemy.update(self.table).where(self.table.c.id == row["id"]).values(values)
@@ -130,6 +136,9 @@ class Pooled:
     def run(self, statement: Statement, values: Any, again: bool = True) -> tuple[list[Any], int]:
         with self.alone(), self._engine.connect() as connection:
             return results(connection, statement, values)
+
+    def writing(self) -> AbstractContextManager:
+        return _NO_TURN
 
     def unsynced(self) -> bool:
         return False  # here a statement is on disk when it is carried out

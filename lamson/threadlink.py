@@ -22,6 +22,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ from sqlalchemy import Engine
 from sqlalchemy.sql import ClauseElement
 
 from lamson.errors import LamsonError
+from lamson.filelocks import file_locks
 
 _links: weakref.WeakKeyDictionary[Engine, "ThreadLink"] = weakref.WeakKeyDictionary()
 _making = threading.Lock()
@@ -86,6 +88,11 @@ class ThreadLink:
         self._dialect = engine.dialect
         self._threads = threading.local()
         self._log = WriteAheadLog(self._database_file) if engine.dialect.name == "sqlite" else None
+        self._writers: AbstractContextManager = Writers(self.beside) if self._log is not None else nullcontext()
+
+    def writing(self) -> AbstractContextManager:
+        """Hold this around a statement that writes: those of other threads and processes wait for their turn."""
+        return self._writers
 
     def statement(self, clause: ClauseElement) -> Statement:
         """Writes a statement out for the driver."""
@@ -178,6 +185,36 @@ class ThreadLink:
         return own.lost
 
 
+class Writers:
+    """One writer of a SQLite file at a time, and those who wait are woken when it is done.
+
+    SQLite lets one write at a time as well, but those who wait for it sleep and look again, in pauses that grow to a
+    tenth of a second. Whoever writes without this, such as a session of SQLAlchemy's, is still waited for in that way.
+    """
+
+    def __init__(self, beside: Callable[[str], str]):
+        self._files = file_locks(lambda: beside("-lock"))
+        self._after_fork()
+        _writers.add(self)
+
+    def _after_fork(self) -> None:
+        self._threads = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._threads.acquire()
+        try:
+            self._files.acquire(self._files.count)  # one more than there are for senders
+        except BaseException:
+            self._threads.release()
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self._files.release(self._files.count)
+        finally:
+            self._threads.release()
+
+
 class WriteAheadLog:
     """The file that SQLite writes to first (https://sqlite.org/wal.html), and how far it has reached the disk.
 
@@ -263,6 +300,7 @@ def forget_the_pool_after_fork(engine: Engine) -> None:
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_writers: weakref.WeakSet[Writers] = weakref.WeakSet()
 
 
 def close_connections() -> None:
@@ -276,6 +314,8 @@ def close_connections() -> None:
 
 
 def _forget_the_pools() -> None:
+    for each in list(_writers):
+        each._after_fork()  # a thread of the parent's may have held the lock
     for engine in list(_engines):
         if not isinstance(engine.pool, sqlalchemy.pool.StaticPool):  # a database in memory, which the child has whole
             engine.dispose(close=False)

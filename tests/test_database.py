@@ -192,6 +192,7 @@ def statements(storage):
 
 
 def test_get_is_one_statement_and_set_is_one_more_when_something_changes(storage):
+    storage.set("a", "y@example.com", "ONE")  # the first one asks where the file is
     seen = statements(storage)
     for state, expected in [
         ("ONE", ["SELECT", "INSERT"]),
