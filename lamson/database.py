@@ -37,6 +37,7 @@ from lamson.routing import ROUTE_FIRST_STATE, Router, StateStorage
 from lamson.rows import KEY, Rows, is_linked
 from lamson.schema import need_folder
 from lamson.sessions import Sessions, call_sessions, close_sessions
+from lamson.sqlitelog import use_log
 from lamson.states import Beyond, KeyedLocks, digest
 from lamson.threadlink import AdvisoryLocks, ThreadLink, close_connections, forget_the_pool_after_fork
 
@@ -282,7 +283,7 @@ def _harden(engine: Engine) -> None:
 def _set_pragmas(connection: Any, record: Any) -> None:
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT * 1000}")
-    cursor.execute("PRAGMA journal_mode = WAL")
+    use_log(cursor, BUSY_TIMEOUT)
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute(f"PRAGMA cache_size = -{PAGE_CACHE}")
     cursor.close()

@@ -24,12 +24,12 @@ import json
 import os
 import sqlite3
 import threading
-import time
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from lamson.errors import LamsonError
+from lamson.sqlitelog import use_log
 
 # Messages in the journal before it is folded into the table. Until then everybody has their tokens in memory, which are
 # some 20 MB. Of the table, everybody has so many: all tokens when there are no more, or else those that were asked for.
@@ -272,7 +272,7 @@ def unpack(counts: int) -> tuple[int, int]:
 def _prepare(connection: sqlite3.Connection, path: str) -> None:
     """Make the tables in a file that is empty; raise TokenStoreError for one that is something else."""
     try:
-        _use_log(connection)
+        use_log(connection.cursor(), PATIENCE)
         # A power cut may take the last training with it, but never breaks the file.
         connection.execute("PRAGMA synchronous = NORMAL")
         if _is_empty(connection):
@@ -292,18 +292,6 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
         ) from error
     if (application, version) != (_APPLICATION, _FORMAT):
         raise TokenStoreError(f"{path} is an SQLite file, but no token database of this version of Lamson.")
-
-
-def _use_log(connection: sqlite3.Connection) -> None:
-    """Switch the file to the write-ahead log, if it is new. SQLite does not wait for others here, so we do."""
-    deadline = time.monotonic() + PATIENCE
-    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:
