@@ -104,6 +104,8 @@ class Connection(smtp.SMTP):
         self._begin_session(transport.get_extra_info("peername"))
         self._connections.add(self)
         self._reset_timeout()
+        if not (self._expects_proxy() or self.limits.implicit_tls or transport.get_extra_info("sslcontext")):
+            self._welcome(self._refusal())  # now, and not when the task has its turn
         self._handler_coroutine = self.loop.create_task(self._handle_client())
 
     def _begin_session(self, peer: Any) -> None:
@@ -317,7 +319,9 @@ class Connection(smtp.SMTP):
 
     async def _open(self) -> None:
         """Do all that comes before the greeting, and greet. Afterwards the connection may be closing."""
-        assert self.session is not None and self.transport is not None
+        assert self.session is not None
+        if self._talking or self._leaving or self.transport is None:
+            return
         if self._expects_proxy():
             await self._take_proxy_header()
         if self._leaving:
@@ -332,6 +336,9 @@ class Connection(smtp.SMTP):
             await self._start_tls()
             if self._leaving:
                 return
+        self._welcome(refusal)
+
+    def _welcome(self, refusal: str | None) -> None:
         self._talking = True
         if refusal:
             self._say_goodbye(refusal)

@@ -462,6 +462,17 @@ class TestConnections:
 
         asyncio.run(talk())
 
+    def test_a_client_is_greeted_in_the_moment_it_comes(self):
+        async def connect():
+            protocol = SMTPProtocol(Receiver(), hostname="here", ident="x", loop=asyncio.get_running_loop()).fork()
+            written = []
+            protocol.connection_made(FakeTransport(written))
+            at_once = list(written)
+            await asyncio.sleep(0)
+            return at_once, written
+
+        assert asyncio.run(connect()) == ([b"220 here x\r\n"], [b"220 here x\r\n"])
+
     def test_aiosmtpds_constructor_runs_once_for_all_connections(self, serve, monkeypatch):
         served = serve(Receiver())
         monkeypatch.setattr(smtp.SMTP, "__init__", None)
