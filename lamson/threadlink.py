@@ -18,6 +18,7 @@ thread fails, with `ConnectionLost`, until the last of them is given back, which
 """
 
 import contextlib
+import errno
 import os
 import threading
 import weakref
@@ -87,7 +88,7 @@ class ThreadLink:
         self._engine = weakref.ref(engine)
         self._dialect = engine.dialect
         self._threads = threading.local()
-        self._log = WriteAheadLog(self._database_file) if engine.dialect.name == "sqlite" else None
+        self._log = WriteAheadLog(self._database_file, self._empty_log) if engine.dialect.name == "sqlite" else None
         self._writers: AbstractContextManager = Writers(self.beside) if self._log is not None else nullcontext()
 
     def writing(self) -> AbstractContextManager:
@@ -134,6 +135,20 @@ class ThreadLink:
         # SQLite knows the path of its file, whatever the URL looks like and wherever the process has gone since.
         rows, _ = self.run(Statement(None, "PRAGMA database_list", []), {})
         return next(row[2] for row in rows if row[1] == "main")
+
+    def after_fork(self) -> None:
+        """For the child: a thread that holds a lock is not there."""
+        if self._log is not None:
+            self._log.make_locks()
+
+    def _empty_log(self) -> None:
+        """Has SQLite bring all that is in its log into the database, and begin the log anew. Raises OSError."""
+        try:
+            rows, _ = self.run(Statement(None, "PRAGMA wal_checkpoint(TRUNCATE)", []), {})
+        except self._dialect.loaded_dbapi.Error as error:
+            raise OSError(errno.EIO, f"cannot empty the log of SQLite: {error}") from error
+        if rows[0][0]:
+            raise OSError(errno.EIO, "cannot empty the log of SQLite while somebody reads it")
 
     def beside(self, ending: str) -> str:
         """The path of a file beside that of a SQLite database."""
@@ -219,14 +234,25 @@ class WriteAheadLog:
     """The file that SQLite writes to first (https://sqlite.org/wal.html), and how far it has reached the disk.
 
     What was taken from there into the database meanwhile is on disk as well: for that SQLite waits itself.
+
+    A disk that has failed once may say yes the next time and have forgotten what it was given before (fsync(2)). There
+    is a hole in the log then, and what comes behind it is not found any more after a power cut. So nothing is on disk
+    from then on until `empty`, which makes SQLite take all into the database and begin the log anew, has done so.
     """
 
-    def __init__(self, database_file: Callable[[], str]):
+    def __init__(self, database_file: Callable[[], str], empty: Callable[[], None]):
         self._database_file = database_file
+        self._empty = empty
+        self._failed = False
+        self.make_locks()
         self._path: str | None = None
-        self._guard = threading.Lock()
         self._written = 0  # statements
         self._synced = 0  # of them
+
+    def make_locks(self) -> None:
+        """Also for the child of a process one of whose threads was just waiting for the disk."""
+        self._guard = threading.Lock()
+        self._one_at_a_time = threading.Lock()
 
     def note_write(self) -> None:
         with self._guard:
@@ -237,7 +263,23 @@ class WriteAheadLog:
 
     def sync(self) -> None:
         """Returns when what was written before is on disk. Raises OSError."""
-        written = self._written
+        before = self._written
+        with self._one_at_a_time:
+            if self._synced >= before:
+                return  # with what another thread has just waited for
+            written = self._written
+            try:
+                if self._failed:
+                    self._empty()
+                else:
+                    self._wait()
+            except OSError:
+                self._failed = True
+                raise
+            self._failed = False
+            self._synced = written
+
+    def _wait(self) -> None:
         if self._path is None:
             self._path = self._database_file() + "-wal"
         try:
@@ -249,8 +291,6 @@ class WriteAheadLog:
                 os.fdatasync(log)  # for its entry in the folder SQLite has waited when it made the file
             finally:
                 os.close(log)
-        with self._guard:
-            self._synced = max(self._synced, written)
 
 
 class AdvisoryLocks:
@@ -319,6 +359,8 @@ def _forget_the_pools() -> None:
     for engine in list(_engines):
         if not isinstance(engine.pool, sqlalchemy.pool.StaticPool):  # a database in memory, which the child has whole
             engine.dispose(close=False)
+    for link in list(_links.values()):
+        link.after_fork()
 
 
 os.register_at_fork(after_in_child=_forget_the_pools)

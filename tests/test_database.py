@@ -1,8 +1,10 @@
 """The state of every conversation in a database: what is kept, for whom, and under how many threads at once."""
 
 import contextlib
+import errno
 import logging
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -390,6 +392,65 @@ class TestSync:
         confirmations.store("list", "a@x.y", "secret", "pending")
         assert waits == ["both.db-wal"] and not storage.unsynced()
         assert confirmations.delete("list", "a@x.y") and len(waits) == 2
+
+    def test_a_child_that_is_forked_while_a_thread_waits_for_the_disk_does_not_wait_for_it(self, tmp_path, monkeypatch):
+        storage = SQLAlchemyStorage(f"sqlite:///{tmp_path}/states.db")
+        storage.set("key", "a@x.y", "NEXT")
+        waiting, go_on, really = threading.Event(), threading.Event(), os.fdatasync
+
+        def wait(number):
+            waiting.set()
+            assert go_on.wait(60)
+
+        monkeypatch.setattr(os, "fdatasync", wait)
+        thread = threading.Thread(target=storage.sync)
+        thread.start()
+        assert waiting.wait(60)
+        child = os.fork()
+        if not child:
+            try:
+                signal.alarm(60)
+                os.fdatasync = really
+                storage.set("key", "b@x.y", "NEXT")
+                storage.sync()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        go_on.set()
+        thread.join()
+
+    def test_after_an_error_of_the_disk_the_log_begins_anew_before_more_counts_as_written(self, tmp_path, monkeypatch):
+        file = tmp_path / "states.db"
+        storage = SQLAlchemyStorage(f"sqlite:///{file}")
+        storage.set("key", "a@x.y", "NEXT")
+        really = os.fdatasync
+
+        def fail(number):
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(os, "fdatasync", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            storage.sync()
+        monkeypatch.setattr(os, "fdatasync", really)
+        storage.set("key", "b@x.y", "NEXT")
+        reading = sqlite3.connect(file, isolation_level=None)
+        reading.execute("BEGIN")
+        reading.execute("SELECT * FROM lamson_state").fetchall()
+        storage._way.run(storage._way.statement(sqlalchemy.text("PRAGMA busy_timeout = 0")), {})
+        for _ in range(2):  # as long as somebody reads what is in the log, it stays
+            with pytest.raises(OSError, match="while somebody reads it"):
+                storage.sync()
+            assert storage.unsynced()
+        reading.close()
+        storage.sync()
+        assert not storage.unsynced() and os.path.getsize(f"{file}-wal") == 0
+        with sqlite3.connect(f"file:{file}?immutable=1", uri=True) as alone:  # as if there were no log
+            assert alone.execute("SELECT COUNT(*) FROM lamson_state").fetchone() == (2,)
+        alone.close()
+        storage.set("key", "a@x.y", "OTHER")
+        storage.sync()
+        assert os.path.getsize(f"{file}-wal") > 0, "the log is waited for again"
 
     def test_without_the_log_there_is_nothing_to_wait_for(self, tmp_path, waits):
         engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/states.db")
