@@ -99,19 +99,14 @@ class Shell:
             self.folder /= line.removeprefix("cd ")
             assert self.folder.is_dir(), self.folder
             return ""
-        done = subprocess.run(
-            line,
-            shell=True,
-            cwd=self.folder,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == code, f"{line} ended with {done.returncode}:\n{done.stdout}"
-        return done.stdout
+        with self.popen(line) as process:
+            try:
+                said, _ = process.communicate(timeout=60)
+            except BaseException:
+                process.kill()
+                raise
+        assert process.returncode == code, f"{line} ended with {process.returncode}:\n{said}"
+        return said
 
     def popen(self, line: str) -> subprocess.Popen:
         """Runs a line beside the test, which reads what it prints."""

@@ -134,6 +134,14 @@ class Project:
             client.starttls(context=context)
             return client.sock.getpeercert(binary_form=True)
 
+    def use_certificate(self, name: str) -> Path:
+        """Lets the server offer TLS. Returns where its certificate is."""
+        key = self.folder / "key.pem"
+        key.write_bytes((CERTIFICATES / name).read_bytes())
+        settings = self.folder / "config/settings.py"
+        settings.write_text(settings.read_text().replace('"port": 0', '"port": 0, "certificate": "key.pem"'))
+        return key
+
     def wait_in_start(self) -> None:
         """Lets a worker wait before it serves, for the file run/go-on."""
         boot = self.folder / "config/boot.py"
@@ -283,10 +291,7 @@ def test_a_limit_of_connections_is_one_for_all_workers_together(project):
 
 
 def test_a_hangup_reaches_every_worker_and_those_that_come_later(project):
-    key = project.folder / "key.pem"
-    key.write_bytes((CERTIFICATES / "one.pem").read_bytes())
-    settings = project.folder / "config/settings.py"
-    settings.write_text(settings.read_text().replace('"port": 0', '"port": 0, "certificate": "key.pem"'))
+    key = project.use_certificate("one.pem")
     project.start()
     workers = project.workers
     key.write_bytes((CERTIFICATES / "two.pem").read_bytes())
@@ -301,10 +306,7 @@ def test_a_hangup_reaches_every_worker_and_those_that_come_later(project):
 
 
 def test_a_hangup_while_a_worker_starts_neither_ends_it_nor_is_lost(project):
-    key = project.folder / "key.pem"
-    key.write_bytes((CERTIFICATES / "one.pem").read_bytes())
-    settings = project.folder / "config/settings.py"
-    settings.write_text(settings.read_text().replace('"port": 0', '"port": 0, "certificate": "key.pem"'))
+    project.use_certificate("one.pem")
     project.wait_in_start()
     starting = project.shell.popen("lamson start -workers 2")
     try:
@@ -395,3 +397,37 @@ def test_queue_receivers_work_on_one_queue_together(project):
         states = [int(state) for who, state, _ in notes if who == f"{number}@example.org"]
         assert states == [step % 3 for step in range(10)]
     project.shell.run("lamson stop -pid run/queue.pid")
+
+
+# The second worker gets a signal before it has done anything, as on a busy machine. The third one ends the test.
+FORKS = """
+import os, signal, sys, time
+from lamson.workers import Workers
+
+really, forks = os.fork, []
+
+def fork():
+    forks.append(1)
+    pid = really()
+    if pid and len(forks) == 2:
+        os.kill(pid, signal.SIGTERM)
+    elif not pid and len(forks) == 2:
+        time.sleep(0.5)
+    return pid
+
+def serve(ready):
+    ready("here")
+    print("worker", len(forks), flush=True)
+    if len(forks) == 1:
+        sys.exit()
+    os.kill(os.getppid(), signal.SIGTERM)
+    signal.pause()
+
+os.fork = fork
+Workers(1, serve, close=lambda: None, reload=lambda: None).run(ready=print)
+"""
+
+
+def test_a_signal_to_a_worker_that_was_just_forked_is_for_that_one_and_not_for_its_parent():
+    done = subprocess.run([sys.executable, "-c", FORKS], stdout=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 0 and sorted(done.stdout.splitlines()) == ["here", "worker 1", "worker 3"]
