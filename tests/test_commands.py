@@ -168,7 +168,7 @@ class Catcher:
         making = self.loop.create_server(
             lambda: SMTPServer(self, loop=self.loop, authenticator=self.login, **options), sock=self.listener, ssl=wrap
         )
-        self.loop.run_until_complete(making)
+        self.server = self.loop.run_until_complete(making)
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
 
@@ -187,6 +187,9 @@ class Catcher:
         return "250 OK"
 
     def close(self):
+        self.loop.call_soon_threadsafe(self.server.close)
+        if hasattr(self.server, "abort_clients"):  # Python 3.13, where what is left to the garbage fails
+            self.loop.call_soon_threadsafe(self.server.abort_clients)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())

@@ -75,6 +75,8 @@ class Served:
             each.abort()
         while self.receiver.connections:
             await asyncio.sleep(0.01)
+        for _ in range(3):  # asyncio's own transports end in turns of the loop that come after that
+            await asyncio.sleep(0)
 
     def run(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
