@@ -8,6 +8,7 @@ It returns when SIGTERM or SIGINT has come and what was in hand is done. With `w
 
 import logging
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from lamson.startup import explained
 from lamson.workers import Workers
 
 log = logging.getLogger(__name__)
+
+FILES = 1000  # that handlers may well have open, beside the clients' connections
 
 
 def serve(
@@ -84,6 +87,8 @@ def _serve_here(settings: Any, ready: Callable[[str], None]) -> str:
         folder = getattr(queue, "dir", None)
         if folder and "://" not in folder and not os.access(os.path.join(folder, "new"), os.W_OK | os.X_OK):
             raise ServerError(f"User {os.geteuid()} may not write to {folder}, where mail is kept.")
+    if isinstance(receiver, SMTPReceiver):
+        _allow_open_files(receiver.limits.connection_limit)
     # Until here a signal just ends the process; from here on there may be mail in hand. A handler of signals runs
     # between any two steps of the main thread, so all that it does is to write a byte.
     waiting, waking = os.pipe()
@@ -120,6 +125,21 @@ def _serve_here(settings: Any, ready: Callable[[str], None]) -> str:
         retrying.join()
     log.info("stopped: %s", where)
     return where
+
+
+def _allow_open_files(connections: int) -> None:
+    """Let the process have as many files open as so many connections (0: any number) and the handlers need.
+
+    A shell mostly starts programs with a limit of 1024, and clients could leave none of these to the handlers.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY in (soft, hard):
+        return
+    wanted = connections + FILES if connections else hard
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+    if hard < wanted:
+        log.warning("The system allows %d open files, too few for a connection_limit of %d.", hard, connections)
 
 
 def _until_told(waiting: int, receiver: Any) -> None:

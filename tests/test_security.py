@@ -106,3 +106,17 @@ def test_a_new_certificate_comes_by_sighup_and_drops_nobody(project):
         timeout=30,
     )
     assert done.stdout == "221 Bye\n" and "CN = two.test" in done.stderr, done
+
+
+def test_clients_leave_open_files_to_the_handlers(project):
+    _, shell = project
+    shell.run("lamson stop")
+    for hard, soft, expected in ((3000, 64, "2000"), (3000, 2500, "2500"), (500, 64, "500")):
+        shell.run(f"ulimit -Sn {soft}; ulimit -Hn {hard}; lamson start")
+        pid = (shell.folder / "run/smtp.pid").read_text().split()[0]
+        found = re.search(r"Max open files +(\d+)", Path(f"/proc/{pid}/limits").read_text())
+        assert found and found[1] == expected
+        shell.run("lamson stop")
+    log = (shell.folder / "logs/lamson.log").read_text()
+    assert log.count("The system allows 500 open files, too few for a connection_limit of 1000.") == 1
+    shell.run("lamson start")
