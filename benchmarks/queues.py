@@ -63,6 +63,8 @@ def fill(folder: Path, number: int, content: bytes) -> None:
         key = f"{int(time.time())}.M{done % 1000000:06}P{os.getpid()}Q{time.monotonic_ns()}.filled"
         with open(folder / "new" / key, "wb") as file:
             file.write(content)
+    # Or else the system writes them to the disk while they are taken out again, and that is in the figures.
+    os.sync()
 
 
 class Bench:
