@@ -97,13 +97,7 @@ def salmon(python: str):
         handler = HANDLER.format(first="NEXT", second="NEXT").replace("lamson", "salmon")
         (Path(folder) / "salmon_handler.py").write_text(handler)
         log = str(Path(folder) / "log")
-        server = subprocess.Popen([python, "-c", SALMON, str(port), log, folder], stderr=subprocess.DEVNULL)
-        try:
-            await_server(port)
-            yield port
-        finally:
-            server.terminate()
-            server.wait()
+        yield from serving([python, "-c", SALMON, str(port), log, folder], port)
 
 
 @contextlib.contextmanager
@@ -112,13 +106,18 @@ def haraka():
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = peers.haraka_command(port, Path(folder))
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            await_server(port)
-            yield port
-        finally:
-            server.terminate()
-            server.wait()
+        yield from serving(command, port)
+
+
+def serving(command: list[str], port: int):
+    """Yield the port while the command serves there."""
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        await_server(port)
+        yield port
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def await_server(port: int) -> None:

@@ -62,6 +62,25 @@ def alive(pid: int) -> bool:
         return False
 
 
+def states_read_at_once(url: str, number: int) -> list[str]:
+    """What so many processes print that open a database in the same moment, and read the state of one sender."""
+    code = (
+        "import sys; from lamson.database import *; s = SQLAlchemyStorage(sys.argv[1]); input(); "
+        "print(s.get('app.handlers.list', 'zed@example.com'))"
+    )
+    command = [sys.executable, "-c", code, url]
+    where = Path(__file__).parent.parent
+    processes = [
+        subprocess.Popen(command, cwd=where, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(number)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return [process.communicate()[0] for process in processes]
+
+
 class Shell:
     """Runs command lines, in a folder that ``cd`` changes, with Lamson's commands on the path and an empty home.
 

@@ -1,8 +1,6 @@
 """States, confirmations and locks on a real PostgreSQL, and what becomes of them when connections are lost."""
 
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from lamson.mail import MailRequest
 from lamson.queue import Queue
 from lamson.routing import Router, route
 from lamson.threadlink import ConnectionLost
+from processes import states_read_at_once
 
 HERE = Path(__file__).parent.parent
 
@@ -99,20 +98,7 @@ def test_states_of_version_1_are_found_and_may_change(server, old):
 
 
 def test_processes_that_start_at_the_same_time_upgrade_once(old):
-    code = (
-        "import sys; from lamson.database import *; s = SQLAlchemyStorage(sys.argv[1]); input(); "
-        "print(s.get('app.handlers.list', 'zed@example.com'))"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, old], cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(3)
-    ]
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    assert [process.communicate()[0] for process in processes] == ["POSTING\n"] * 3
+    assert states_read_at_once(old, 3) == ["POSTING\n"] * 3
 
 
 def test_a_database_of_a_newer_version_is_refused(server, storage, url):

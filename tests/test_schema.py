@@ -1,8 +1,6 @@
 """Versions of Lamson's tables: an old database becomes a new one where it is, and a newer one is left alone."""
 
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 
 from lamson.database import SQLAlchemyConfirmationStorage, SQLAlchemyStorage
 from lamson.errors import SchemaError
+from processes import states_read_at_once
 
 HERE = Path(__file__).parent.parent
 
@@ -102,20 +101,7 @@ def test_an_upgrade_that_fails_leaves_the_old_version_whole(file, old):
 
 
 def test_processes_that_start_at_the_same_time_upgrade_once(file, old):
-    code = (
-        "import sys; from lamson.database import *; s = SQLAlchemyStorage(sys.argv[1]); input(); "
-        "print(s.get('app.handlers.list', 'zed@example.com'))"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, old], cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(4)
-    ]
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    assert [process.communicate()[0] for process in processes] == ["POSTING\n"] * 4
+    assert states_read_at_once(old, 4) == ["POSTING\n"] * 4
 
 
 def test_a_database_of_a_newer_version_is_refused(file, old):
