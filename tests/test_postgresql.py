@@ -2,7 +2,6 @@
 
 import os
 import threading
-from pathlib import Path
 
 import pytest
 import sqlalchemy
@@ -16,9 +15,6 @@ from lamson.queue import Queue
 from lamson.routing import Router, route
 from lamson.threadlink import ConnectionLost
 from processes import states_read_at_once
-
-HERE = Path(__file__).parent.parent
-
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed: pip install lamson[postgresql]")
 

@@ -2,15 +2,12 @@
 
 import sqlite3
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
 from lamson.database import SQLAlchemyConfirmationStorage, SQLAlchemyStorage
 from lamson.errors import SchemaError
 from processes import states_read_at_once
-
-HERE = Path(__file__).parent.parent
 
 # A database of version 1 with rows in it, as the first Lamson for Python 3 wrote it.
 VERSION_1 = r"""
