@@ -164,6 +164,8 @@ class RabbitMQ(Broker):
                 ]
             lines.append("loopback_users = none")
             (self.folder / "rabbitmq.conf").write_text("".join(f"{line}\n" for line in lines))
+        output = self.folder / "output"
+        self._before = output.stat().st_size if output.exists() else 0
         names = {"ERL_EPMD_PORT": str(self._names), "ERL_EPMD_ADDRESS": "127.0.0.1"}
         naming = self.run(epmd, **names)
         server = self.run(
@@ -185,6 +187,18 @@ class RabbitMQ(Broker):
         )
         self.processes = [server, naming]
         self.wait()
+
+    def wait(self) -> None:
+        """Waits until it says that it is all there.
+
+        It takes connections some time before that, while it still rewrites its tables: it was seen to forget a queue
+        that was made then, with all the messages that it had confirmed, when it was killed in the next moment.
+        """
+        super().wait()
+        eventually(lambda: b"completed with" in self._said(), lambda: self._said().decode(), STARTING)
+
+    def _said(self) -> bytes:
+        return (self.folder / "output").read_bytes()[self._before :]
 
     def url(self, queue: str, **options: str | float) -> str:
         scheme = "amqps" if self.certificate else "amqp"
