@@ -20,12 +20,13 @@ defaults the defaults, and its docstring is the help:
 An option without a default has to be given. A flag (``bool``) is true when it stands alone, and takes True or False.
 ``TRAILING`` gets what belongs to no option. ``**options`` takes the options that the docstring names besides, for
 names that Python keeps for itself (``-for``). A command that stands in for another program may have a function
-``rewrite_NAME`` beside it, which is given its tokens first and returns those to read.
+``rewrite_NAME`` beside it in its module, which is given its tokens first and returns those to read.
 
 What cannot be understood raises `ArgumentError`. Nothing is printed.
 """
 
 import inspect
+import sys
 import types
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -105,7 +106,7 @@ def _words_for(type: Any) -> str:
 
 
 def available_commands(mod: types.ModuleType) -> dict[str, Command]:
-    """Return the commands that `mod` defines, by name, sorted."""
+    """Return the commands that `mod` defines or imports, by name, sorted."""
     suffix = "_command"
     names = sorted(name for name in vars(mod) if name.endswith(suffix) and not name.startswith("_"))
     return {name.removesuffix(suffix): getattr(mod, name) for name in names}
@@ -166,7 +167,7 @@ def parse_command(argv: Sequence[str], mod: types.ModuleType) -> tuple[Command, 
     func = command_named(name, mod)
     if rest and rest[0] in ASKS_FOR_HELP:
         return command_named("help", mod), {"for": name}
-    rewrite = getattr(mod, f"rewrite_{name}", list)
+    rewrite = getattr(sys.modules[func.__module__], f"rewrite_{name}", list)
     try:
         return func, parse(func, rewrite(rest))
     except ArgumentError as error:

@@ -23,7 +23,7 @@ from aiosmtpd.smtp import SMTP as SMTPServer
 from aiosmtpd.smtp import AuthResult
 
 import lamson
-from lamson import args, commands, pidfile
+from lamson import args, commands, pidfile, servercommands, terminal
 from lamson.mail import MailRequest
 from lamson.outgoing import RetryQueue
 from lamson.pidfile import find_server
@@ -277,8 +277,9 @@ def test_help_starts_fast_because_it_imports_nothing_heavy(folder):
     heavy = {"asyncio", "email", "logging", "socket", "ssl", "subprocess", "tempfile", "difflib", "smtplib", "mailbox"}
     heavy |= {"aiosmtpd", "sqlalchemy", "jinja2", "uvloop", "daemon", "dns", "chardet", "nose2"}
     assert loaded & heavy == set()
-    ours = {name for name in done.stdout.splitlines()[-1].split() if name.startswith("lamson")}
-    assert ours == {"lamson", "lamson.__main__", "lamson.args", "lamson.commands"}
+    ours = {name.removeprefix("lamson.") for name in done.stdout.splitlines()[-1].split() if "lamson" in name}
+    kinds = {func.__module__.removeprefix("lamson.") for func in args.available_commands(commands).values()}
+    assert ours == {"lamson", "__main__", "args", "mailboxes", "terminal", *kinds}
 
 
 def test_an_unknown_command_is_misuse(folder):
@@ -792,11 +793,11 @@ def test_the_log_server_says_when_the_projects_mail_goes_to_another_port(project
 )
 def test_the_relays_port_is_read_without_running_the_settings(folder, text, port):
     Path("settings.py").write_text(text)
-    assert commands._relay_port("settings.py") == port
+    assert servercommands._relay_port("settings.py") == port
 
 
 def test_no_settings_have_no_relay_port(folder):
-    assert commands._relay_port("settings.py") is None
+    assert servercommands._relay_port("settings.py") is None
 
 
 # --- send, sendmail -------------------------------------------------------------------------------------------------
@@ -1026,10 +1027,10 @@ def test_cleanse_counts_what_could_not_be(mails, monkeypatch, capsys):
 
 
 def test_progress_is_shown_on_a_terminal_only(capsys, monkeypatch):
-    assert list(commands._with_progress(iter("ab"), 2)) == ["a", "b"]
+    assert list(terminal.with_progress(iter("ab"), 2)) == ["a", "b"]
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert list(commands._with_progress(iter("ab"), 2)) == ["a", "b"]
+    assert list(terminal.with_progress(iter("ab"), 2)) == ["a", "b"]
     assert capsys.readouterr().err == (
         "\r[                              ] 0/2"
         "\r[###############               ] 1/2"
