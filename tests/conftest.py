@@ -1,11 +1,15 @@
-"""What the tests share: a Router as fresh as in a new process, and a place to write."""
+"""What the tests share: a Router as fresh as in a new process, places to write, a project, a certificate."""
 
 import signal
+import ssl
+import subprocess
 import sys
 
 import pytest
 
+from commandline import kill_servers, make_project
 from lamson.routing import MemoryStorage, Router, RouteTable
+from processes import needs
 
 # A shell lets what it runs in the background ignore ctrl-c, and so would all servers that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,3 +41,42 @@ def app(tmp_path, monkeypatch):
     for name in set(sys.modules) - before:
         if str(tmp_path) in (getattr(sys.modules[name], "__file__", None) or ""):
             del sys.modules[name]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder of a test."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    kill_servers(tmp_path)
+
+
+@pytest.fixture
+def project(folder, monkeypatch):
+    """A new project whose server takes any free port, and which is the current folder."""
+    return make_project(folder, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A self-signed certificate for localhost and 127.0.0.1, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    subprocess.run(
+        [
+            *(needs("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+        ],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    return folder
+
+
+@pytest.fixture
+def tls(certificate):
+    """What a server on localhost needs for TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    return context

@@ -5,6 +5,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import dns.flags
 import dns.message
@@ -12,6 +13,7 @@ import dns.rcode
 import dns.resolver
 import dns.rrset
 from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult
 
 
 class FreePort(Controller):
@@ -22,13 +24,31 @@ class FreePort(Controller):
         super()._trigger_server()
 
 
-class Sink:
-    """`got` has (sender, recipients, content, options of MAIL) of each message; `refuse` what RCPT answers to whom."""
+class Got(NamedTuple):
+    """A message that a `Sink` has taken; `options` are those of MAIL."""
 
-    def __init__(self, utf8=True):
+    sender: str
+    recipients: list[str]
+    content: bytes
+    options: list[str]
+
+
+class Sink:
+    """`got` has each message, `logins` the names and passwords; `refuse` has what RCPT answers to whom.
+
+    The password is "secret". Other `options` are those of aiosmtpd's Controller.
+    """
+
+    def __init__(self, utf8=True, **options):
         self.got = []
+        self.logins = []
         self.refuse = {}
-        self.controller = FreePort(self, hostname="127.0.0.1", port=0, enable_SMTPUTF8=utf8)
+        options = {"enable_SMTPUTF8": utf8, "authenticator": self.login, **options}
+        self.controller = FreePort(self, hostname="127.0.0.1", port=0, **options)
+
+    def login(self, server, session, envelope, mechanism, data):
+        self.logins.append((data.login, data.password))
+        return AuthResult(success=data.password == b"secret", handled=False)
 
     async def handle_RCPT(self, server, session, envelope, address, options):
         if address in self.refuse:
@@ -37,7 +57,7 @@ class Sink:
         return "250 OK"
 
     async def handle_DATA(self, server, session, envelope):
-        self.got.append((envelope.mail_from, envelope.rcpt_tos, envelope.content, envelope.mail_options))
+        self.got.append(Got(envelope.mail_from, envelope.rcpt_tos, envelope.content, envelope.mail_options))
         return "250 OK"
 
     def __enter__(self):

@@ -20,7 +20,7 @@ from lamson.relay import Relay
 from lamson.routing import Router, route, stateless
 from lamson.server import SMTPReceiver
 from lamson.wire import on_the_wire
-from processes import eventually, needs
+from processes import eventually
 from sink import BROKEN, DEAF, DROP, SILENCE, Host, NameServer, Sink
 
 RAW = b"From: a@example.com\r\nTo: list@test.com\r\nSubject: hi\r\nMessage-ID: <1@example.com>\r\n\r\nHello\r\n"
@@ -522,28 +522,9 @@ class TestConnections:
 # --- TLS -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """A self-signed certificate for localhost and 127.0.0.1, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        [
-            *(needs("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
-        ],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
-    return folder
-
-
 @pytest.fixture
-def secure(certificate):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-    with Host(tls=context) as host:
+def secure(tls):
+    with Host(tls=tls) as host:
         yield host
 
 
