@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from commandline import kill_servers, make_project
-from lamson.routing import MemoryStorage, Router, RouteTable
+from lamson.handlermodules import HandlerModules
+from lamson.routing import MemoryStorage, Router
 from processes import needs
 
 # A shell lets what it runs in the background ignore ctrl-c, and so would all servers that tests start and interrupt.
@@ -19,11 +20,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def fresh_router():
     """Give every test the Router as it is in a new process; it is the one global there is."""
     saved = dict(vars(Router))
-    Router._table = RouteTable()
+    Router._modules = HandlerModules()
     Router.STATE_STORE = MemoryStorage()
-    Router.HANDLERS = {}
-    Router._stamps = {}
-    Router._known = {}
     Router.DEFAULT_CAPTURES = {}
     Router.UNDELIVERABLE_QUEUE = None
     yield Router

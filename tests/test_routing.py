@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from lamson import routing
+from lamson import routetable, routing
 from lamson.errors import LamsonError, SMTPError
 from lamson.mail import MailRequest
 from lamson.queue import Queue
@@ -927,13 +927,13 @@ def test_a_route_that_comes_in_while_the_index_is_made_is_found(monkeypatch):
     def START(message):
         """Nothing."""
 
-    class Slow(routing.RouteIndex):
+    class Slow(routetable.RouteIndex):
         def __init__(self, formats):
             super().__init__(formats)
             if "late@example.com" not in router.ORDER:
                 router.register_route("late@example.com", START)
 
-    monkeypatch.setattr(routing, "RouteIndex", Slow)
+    monkeypatch.setattr(routetable, "RouteIndex", Slow)
     router.register_route("early@example.com", START)
     assert list(router.match("early@example.com"))
     assert list(router.match("late@example.com"))
