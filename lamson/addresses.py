@@ -72,3 +72,14 @@ def _mailboxes(phrase: list[str], comments: list[str], route: str | None) -> lis
 
 def _name(phrase: list[str], comments: list[str]) -> str:
     return " ".join("".join(map(unquote, phrase)).split()) or "".join(comments).strip()
+
+
+def bare_address(path: str) -> str:
+    """One address of an envelope, without the name that a person may have written in front of it.
+
+    It is not looked into otherwise: what the server took as one address stays one, whatever is in its quotes.
+    """
+    path = path.strip(" \t")
+    if path.endswith(">"):
+        return next((address for _, address in parse(path) if address), "")
+    return path

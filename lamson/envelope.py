@@ -7,8 +7,8 @@ In front of the bytes that came in stands one line for each recipient and one fo
 for them, so that any mail program shows them. Reading takes exactly these lines off again.
 """
 
+from lamson.addresses import bare_address
 from lamson.errors import QueueError
-from lamson.mail import bare_address
 
 _RECIPIENT = b"Delivered-To: "
 _SENDER = b"Return-Path: <"

@@ -18,24 +18,21 @@ A `MailResponse` is made of a plain body, an HTML body, both, and attachments, a
     >>> response.attach("menu.txt", data="Tea: 2 €\\n")
 """
 
-import email.utils
 import functools
-import mimetypes
-import os
 import re
-import time
-import warnings
-from collections.abc import Iterable, Iterator
-from email.message import Message
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lamson import addresses, encoding
 from lamson.encoding import MailBase
-from lamson.errors import MisuseError
-from lamson.fields import copy_encoding
+from lamson.message import WithHeaders
+from lamson.plaintext import leaves, text_of
+from lamson.response import MailResponse
 
 if TYPE_CHECKING:
     from lamson.bounce import BounceAnalyzer
+
+__all__ = ["MAX_REFERENCES", "ROUTABLE_TO_HEADER", "Attachment", "MailRequest", "MailResponse"]
 
 # The header that recipients are taken from when there is no envelope. Mail that another server delivered into a
 # maildir has them in 'Delivered-To'.
@@ -45,7 +42,6 @@ ROUTABLE_TO_HEADER = "to"
 MAX_REFERENCES = 30
 
 _REPLY_PREFIX = re.compile(r"(?:re|aw|sv|antw|vs)(?:\[\d+\])?\s*:", re.I)
-_DOMAIN = re.compile(r"[a-z0-9.-]+")
 _MESSAGE_ID = re.compile(r"<[^<>\s]+>")
 
 
@@ -57,54 +53,7 @@ class Attachment(NamedTuple):
     data: bytes
 
 
-class _WithHeaders:
-    """Both kinds of message are used as a dictionary of the headers in their `base`."""
-
-    base: MailBase
-
-    @property
-    def msg(self) -> MailBase:
-        """The old name of `base`."""
-        warnings.warn("msg is now called base.", DeprecationWarning, stacklevel=2)
-        return self.base
-
-    def __getitem__(self, name: str) -> str | None:
-        return self.base[name]
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self.base[name] = value
-
-    def __delitem__(self, name: str) -> None:
-        del self.base[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.base
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.base)
-
-    def keys(self) -> list[str]:
-        """The names of the headers, sorted, each once."""
-        return self.base.keys()
-
-    def items(self) -> list[tuple[str, str]]:
-        """Every header and its value, repeated ones each time, in the order of the message."""
-        return self.base.items()
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The value of a header, `default` when it is not there."""
-        return self.base.get(name, default)
-
-    def get_all(self, name: str) -> list[str]:
-        """All values of a header that may be there several times, such as Received, in order."""
-        return self.base.get_all(name)
-
-    def add_header(self, name: str, value: Any) -> None:
-        """Adds a header and keeps those of that name which are there."""
-        self.base.add_header(name, value)
-
-
-class MailRequest(_WithHeaders):
+class MailRequest(WithHeaders):
     """A message that came in.
 
     `Peer` is whoever delivered it, `From` and `To` are the envelope's sender and recipient (one, or a list), or None
@@ -130,7 +79,7 @@ class MailRequest(_WithHeaders):
         """
         recipients = [self._to] if isinstance(self._to, str) else self._to and list(self._to)
         if self.recipient is not None:
-            own = [each for each in recipients or () if bare_address(each).lower() == self.recipient]
+            own = [each for each in recipients or () if addresses.bare_address(each).lower() == self.recipient]
             recipients = own or [self.recipient]
         return self._from, recipients
 
@@ -186,13 +135,13 @@ class MailRequest(_WithHeaders):
         recipients = self.To
         if isinstance(recipients, str):
             return set(addresses.bare(recipients))
-        return {bare_address(str(recipient)).lower() for recipient in recipients or ()} - {""}
+        return {addresses.bare_address(str(recipient)).lower() for recipient in recipients or ()} - {""}
 
     @property
     def route_from(self) -> str | None:
         """The sender as one bare address in lower case; None when there is none, as for bounces."""
         if self._from is not None:
-            return bare_address(self._from).lower() or None
+            return addresses.bare_address(self._from).lower() or None
         found = addresses.bare(self.From or "")
         return found[0] if found else None
 
@@ -205,9 +154,9 @@ class MailRequest(_WithHeaders):
         """
         if not self.base.parts:
             return self.base.body
-        leaves = [part for part in _leaves(self.base) if not part.parts] or list(self.walk())
-        texts = (part for part in leaves if not part.is_attachment)
-        first = next(texts, leaves[0] if leaves else None)
+        parts = [part for part in leaves(self.base) if not part.parts] or list(self.walk())
+        texts = (part for part in parts if not part.is_attachment)
+        first = next(texts, parts[0] if parts else None)
         return None if first is None else first.body
 
     def all_parts(self) -> list[MailBase]:
@@ -221,11 +170,11 @@ class MailRequest(_WithHeaders):
     def text(self) -> str:
         """The message as plain text, whatever it was sent as: the plain text in it, or else its HTML as text.
         Attachments are left out; "" when there is no text."""
-        return _text(self.base, top=True)
+        return text_of(self.base, top=True)
 
     def html(self) -> str | None:
         """The HTML of the message; None when it has none."""
-        for part in _leaves(self.base):
+        for part in leaves(self.base):
             if part.content_type == "text/html" and not part.is_attachment:
                 return str(part.body)
         return None
@@ -234,7 +183,7 @@ class MailRequest(_WithHeaders):
         """The files in the message. A message that is attached is one file, with its own files inside."""
         return [
             Attachment(part.filename, part.content_type, part.content)
-            for part in _leaves(self.base)
+            for part in leaves(self.base)
             if part.is_attachment
         ]
 
@@ -315,220 +264,9 @@ class MailRequest(_WithHeaders):
         return f"<MailRequest from {self._from!r} to {self._to!r}, {len(self.original or b'')} long>"
 
 
-def bare_address(path: str) -> str:
-    """One address of an envelope, without the name that a person may have written in front of it.
-
-    It is not looked into otherwise: what the server took as one address stays one, whatever is in its quotes.
-    """
-    path = path.strip(" \t")
-    if path.endswith(">"):
-        return next((address for _, address in addresses.parse(path) if address), "")
-    return path
-
-
 _ROBOT_HEADERS = (
     "X-Autoreply", "X-Auto-Reply", "X-Autorespond", "X-Autoresponder", "X-Autoreply-From", "X-Mail-Autoreply",
     "X-Autogenerated", "X-Vacation", "X-Fc-Machinegenerated", "X-Cron-Env", "X-Failed-Recipients",
 )  # fmt: skip
 _ANSWER_SUPPRESSED = re.compile(r"\b(?:all|oof|autoreply)\b", re.I)
 _ROBOTS = {"mailer-daemon", "postmaster-daemon", "double-bounce"}
-
-
-class MailResponse(_WithHeaders):
-    """A message to send: headers used as in a dictionary, `Body` (plain text), `Html`, and attachments.
-
-    Whatever it is given is kept as it is until the message is written, which may be done again and again and gives
-    the same each time. Date and Message-ID are added when they are missing. Headers and file names with a line break
-    in them are refused with `lamson.encoding.HeaderError`: they would let somebody write headers of their own.
-    """
-
-    def __init__(
-        self,
-        To: str | list[str] | None = None,
-        From: str | None = None,
-        Subject: str | None = None,
-        Body: str | None = None,
-        Html: str | None = None,
-    ):
-        self.Body = Body
-        self.Html = Html
-        self.base = MailBase([("To", To), ("From", From), ("Subject", Subject)])
-        self.attachments: list[MailBase] = []
-
-    @property
-    def multipart(self) -> bool:
-        """True when the message will have parts."""
-        return bool(self.attachments) or (self.Body is not None and self.Html is not None)
-
-    def update(self, message: Any) -> None:
-        """Takes over the headers of another message or dictionary."""
-        for name in message.keys():
-            value = message[name]
-            # A header of email.message still has the line breaks it was folded with.
-            unfolded = encoding.properly_decode_header(str(value)) if isinstance(message, Message) else value
-            self.base[name] = unfolded
-
-    # Attachments
-
-    def attach(
-        self,
-        filename: str | os.PathLike[str] | None = None,
-        content_type: str | None = None,
-        data: str | bytes | None = None,
-        disposition: str | None = None,
-    ) -> None:
-        """Attaches a file, or text without a name.
-
-        With `data`, `filename` is only the name it gets; without, it is the path of the file, which is read now.
-        The content type is guessed from the name when it is not given. `disposition` is ``attachment`` unless it is
-        given as ``inline``. Raises `MisuseError` when the file is not there or cannot be read, when neither is given,
-        or when the content type cannot be guessed; `HeaderError` for a name with a line break.
-        """
-        if filename is None and data is None:
-            raise MisuseError("Nothing to attach: give attach() a filename, or data.")
-        name = os.path.basename(os.fspath(filename)) if filename is not None else None
-        if data is None and filename is not None:
-            try:
-                with open(filename, "rb") as file:
-                    data = file.read()
-            except OSError as error:
-                raise MisuseError(f"Cannot attach {os.fspath(filename)!r}, and no data was given: {error}") from error
-        if content_type is None:
-            content_type = mimetypes.guess_type(name or "")[0]
-        if content_type is None:
-            raise MisuseError(f"Cannot tell the type of {name!r} from its name: give attach() a content_type.")
-        holder = MailBase()
-        if name:
-            holder.attach_file(name, data or b"", content_type, disposition)
-        else:
-            holder.attach_text(data or b"", content_type)
-        self.attachments += holder.parts
-
-    def attach_part(self, part: MailBase) -> None:
-        """Attaches a part of another message, as `MailRequest.all_parts` gives them."""
-        self.attachments.append(part)
-
-    def attach_all_parts(self, mail_request: Any) -> None:
-        """Attaches all parts of a message, and takes over what kind of multipart it was."""
-        for part in mail_request.all_parts():
-            self.attach_part(part)
-        self.base.content_encoding = copy_encoding(mail_request.base.content_encoding)
-
-    def clear(self) -> None:
-        """Takes off all attachments, and keeps the rest."""
-        self.attachments.clear()
-        self.base.parts.clear()
-
-    def all_parts(self) -> list[MailBase]:
-        """The parts the message will be written with."""
-        return self._built().parts
-
-    # Writing
-
-    def to_message(self) -> encoding.MIMEPart:
-        """The message as Python's `email.message`."""
-        return encoding.to_message(self._built())
-
-    def as_bytes(self) -> bytes:
-        """What goes on the wire or the disk, its lines ending in CRLF."""
-        return self._built().as_bytes()
-
-    def __str__(self) -> str:
-        """The text of the message, its lines ending in \\n."""
-        return encoding.to_string(self._built())
-
-    def _built(self) -> MailBase:
-        """`base` with everything in its place."""
-        base = self.base
-        if "Date" not in base:
-            base["Date"] = _date(int(time.time()))
-        if "Message-Id" not in base:
-            sender = next(iter(addresses.bare(base["From"] or "")), "")
-            domain = sender.rpartition("@")[2]
-            base["Message-ID"] = email.utils.make_msgid(domain=domain if _DOMAIN.fullmatch(domain) else "localhost")
-        texts = [(self.Body, "text/plain"), (self.Html, "text/html")]
-        given = [_text_part(text, kind) for text, kind in texts if text is not None]
-        content_type, parameters = base.content_encoding["Content-Type"]
-        multipart = content_type if content_type and content_type.startswith("multipart/") else None
-        if not self.attachments and len(given) < 2:
-            base.parts = []
-            base.body = given[0].body if given else None
-            if given:
-                kind = given[0].content_type
-                base.content_encoding["Content-Type"] = (kind, {} if multipart else parameters)
-            elif multipart:
-                base.content_encoding["Content-Type"] = (None, {})
-            return base
-        base.body = None
-        if len(given) == 2:
-            if self.attachments:
-                both = MailBase()
-                both.content_encoding["Content-Type"] = ("multipart/alternative", {})
-                both.parts = given
-                given = [both]
-            else:
-                multipart = "multipart/alternative"
-        elif given:
-            multipart = "multipart/mixed"
-        if multipart != content_type:
-            base.content_encoding["Content-Type"] = (multipart or "multipart/mixed", {})
-        base.parts = [*given, *self.attachments]
-        return base
-
-
-@functools.lru_cache(maxsize=1)
-def _date(second: int) -> str:
-    """The Date of all messages of one second, which is costly to write."""
-    return email.utils.formatdate(second, localtime=True)
-
-
-def _text_part(text: str | bytes, kind: str) -> MailBase:
-    part = MailBase()
-    part.body = text if isinstance(text, str) else encoding.attempt_decoding("utf-8", text)
-    part.content_encoding["Content-Type"] = (kind, {})
-    return part
-
-
-def _leaves(base: MailBase) -> Iterable[MailBase]:
-    """The parts that have content of their own; messages inside the message are one each."""
-    stack = [base]
-    while stack:
-        part = stack.pop()
-        if part.parts and not part.content_type.startswith("message/"):
-            stack.extend(reversed(part.parts))
-        else:
-            yield part
-
-
-def _text(part: MailBase, top: bool = False) -> str:
-    kind = part.content_type
-    if part.parts and kind.startswith("message/"):
-        return ""
-    if part.parts:
-        texts = [(each.content_type, text) for each in part.parts if (text := _text(each)).strip()]
-        if kind == "multipart/alternative":
-            # The best form comes last (RFC 2046 section 5.1.4), but text that was written as text beats it.
-            texts = [each for each in texts if each[0] == "text/plain"] or texts[-1:]
-            texts = texts[:1]
-        return "\n".join(text for _, text in texts)
-    if part.is_attachment and not (top and kind.startswith("text/")):
-        return ""
-    return html_to_text(str(part.body)) if kind == "text/html" else str(part.body)
-
-
-def html_to_text(html: str) -> str:
-    """What somebody who looks at `html` would read."""
-    import html_text  # it loads lxml, which takes longer than all of Lamson
-
-    return html_text.extract_text(_REFERENCE.sub(_allowed_reference, _NOT_IN_XML.sub("", html)))
-
-
-# The characters that lxml raises for: those that XML has not (https://www.w3.org/TR/xml/#charsets).
-_NOT_IN_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-_REFERENCE = re.compile(r"&#(?:x0*([0-9a-f]{1,6})(?![0-9a-f])|0*([0-9]{1,7})(?!\d));?", re.I)
-
-
-def _allowed_reference(found: re.Match[str]) -> str:
-    number = int(found[1], 16) if found[1] else int(found[2])
-    # As browsers show it. With nothing in its place, what stands around it could become another one.
-    return "\ufffd" if number > 0x10FFFF or _NOT_IN_XML.match(chr(number)) else found[0]

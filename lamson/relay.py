@@ -27,7 +27,7 @@ from lamson.client import Connection, Connections, NotSent, Reply
 from lamson.errors import QueueError
 from lamson.hosts import MailHosts, NoMailHost
 from lamson.logs import message_id, printable
-from lamson.mail import MailRequest, MailResponse, bare_address
+from lamson.mail import MailRequest, MailResponse
 from lamson.outgoing import Failure, RetryQueue
 from lamson.routing import Router
 
@@ -367,7 +367,7 @@ def _recipients(message: Any, To: str | list[str] | None) -> list[str]:
         To = ", ".join(str(value) for value in map(message.__getitem__, ("To", "Cc", "Bcc")) if value)
     if isinstance(To, str):
         To = [address for _, address in addresses.parse(To) if address]
-    return list(dict.fromkeys(bare_address(str(address)) for address in To))
+    return list(dict.fromkeys(addresses.bare_address(str(address)) for address in To))
 
 
 def _sender(message: Any, From: str | None) -> str:
@@ -375,7 +375,7 @@ def _sender(message: Any, From: str | None) -> str:
         From = message.envelope[0]
         if From:  # the null sender stays, or two servers might send each other bounces of bounces for ever
             From = next(iter(message.changed_addresses("From")), From)
-    return _first_address(str(message["From"] or "")) if From is None else bare_address(From)
+    return _first_address(str(message["From"] or "")) if From is None else addresses.bare_address(From)
 
 
 def _first_address(text: str) -> str:
