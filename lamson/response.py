@@ -38,6 +38,9 @@ class MailResponse(WithHeaders):
         self.Html = Html
         self.base = MailBase([("To", To), ("From", From), ("Subject", Subject)])
         self.attachments: list[MailBase] = []
+        self._written_as: str | None = (
+            None  # the kind of multipart that it was the last time, when nobody asked for one
+        )
 
     @property
     def multipart(self) -> bool:
@@ -97,6 +100,7 @@ class MailResponse(WithHeaders):
         for part in mail_request.all_parts():
             self.attach_part(part)
         self.base.content_encoding = copy_encoding(mail_request.base.content_encoding)
+        self._written_as = None
 
     def clear(self) -> None:
         """Takes off all attachments, and keeps the rest."""
@@ -143,6 +147,8 @@ class MailResponse(WithHeaders):
             elif multipart:
                 base.content_encoding["Content-Type"] = (None, {})
             return base
+        if multipart == self._written_as:
+            multipart = None  # it may have got its first attachment since
         base.body = None
         if len(given) == 2:
             if self.attachments:
@@ -154,8 +160,10 @@ class MailResponse(WithHeaders):
                 multipart = "multipart/alternative"
         elif given:
             multipart = "multipart/mixed"
+        multipart = multipart or "multipart/mixed"
         if multipart != content_type:
-            base.content_encoding["Content-Type"] = (multipart or "multipart/mixed", {})
+            base.content_encoding["Content-Type"] = (multipart, {})
+            self._written_as = multipart
         base.parts = [*given, *self.attachments]
         return base
 

@@ -408,6 +408,27 @@ class TestResponse:
         kinds = [part.get_content_type() for part in response.to_message().walk()]
         assert kinds == ["multipart/mixed", "multipart/alternative", "text/plain", "text/html", "image/png"]
 
+    def test_a_first_attachment_after_it_was_written_makes_it_mixed_and_without_it_it_is_as_before(self):
+        response = MailResponse(Body="a", Html="<p>a</p>")
+        before = response.as_bytes()
+        response.attach("x.png", data=b"\x89PNG")
+        kinds = [part.get_content_type() for part in response.to_message().walk()]
+        assert kinds == ["multipart/mixed", "multipart/alternative", "text/plain", "text/html", "image/png"]
+        response.clear()
+        assert response.as_bytes() == before
+        response.Body = None
+        assert response.to_message().get_content_type() == "text/html"
+
+    def test_the_kind_of_multipart_that_was_taken_over_stays_after_it_was_written(self):
+        response = MailResponse(Body="a", Html="<p>a</p>")
+        str(response)
+        response.Body = response.Html = None
+        raw = b"Content-Type: multipart/alternative; boundary=b\n\n--b\n\none\n--b\n\ntwo\n--b--\n"
+        response.attach_all_parts(MailRequest("", None, None, raw))
+        for _ in range(2):
+            kinds = [part.get_content_type() for part in response.to_message().walk()]
+            assert kinds == ["multipart/alternative", "text/plain", "text/plain"]
+
     def test_writing_is_repeatable(self):
         response = MailResponse(To="a@b.c", From="me@x.y", Body="ü", Html="<p>ü</p>")
         response.attach("x.png", data=b"\x89PNG")
