@@ -147,11 +147,12 @@ class Relay:
         self.send(To=_first_address(original["from"] or ""), From=From, Subject=Subject, Body=Body)
 
     def resolve_relay_host(self, To: str) -> str:
-        """Return the host to try first for mail to the address `To` (RFC 5321 section 5.1): its best MX, or its domain.
+        """Return the host to try first for mail to the address `To`: the relay's own, or the domain's best MX, or the
+        domain itself when it has no MX (RFC 5321 section 5.1).
 
         Raises OSError when the name service cannot be asked, or says that the domain takes no mail.
         """
-        return self.hosts.of(_domain(_first_address(To)))[0]
+        return self.hostname or self.hosts.of(_domain(_first_address(To)))[0]
 
     # each recipient's outcome
 
