@@ -170,9 +170,7 @@ def detect(msg: Any) -> BounceAnalyzer:
 # Routing
 
 
-def bounce_to(
-    *, soft: Callable[..., Any], hard: Callable[..., Any]
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def bounce_to(soft: Callable[..., Any], hard: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Let bounces run `soft` or `hard` in place of the decorated function. Goes under `@route`.
 
     Both are called as the decorated function would have been, captures included, and what they return is the next

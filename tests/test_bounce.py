@@ -789,7 +789,7 @@ class TestRouting:
     def test_above_route_it_says_where_it_belongs(self):
         with pytest.raises(MisuseError, match="Put @route on top"):
 
-            @bounce_to(soft=print, hard=print)
+            @bounce_to(print, print)
             @route("a@test.com")
             def START(message):
                 pass
