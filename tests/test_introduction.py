@@ -13,47 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from homepage import FIRST, HELP, HELP_FOR_START, SECOND
 from lamson.queue import Queue
 from processes import Shell, Terminal, alive, eventually, needs, taken
 
-FIRST = """\
-$ easy_install lamson
-$ lamson gen -project mymailserver
-$ cd mymailserver
-$ lamson start
-$ lamson log
-$ nosetests
-$ lamson help -for send
-$ lamson send -sender me@mydomain.com -to test@test.com \\
-        -subject "My test." -body "Hi there." -port 8823
-$ less logs/lamson.log
-$ mutt -F muttrc
-$ lamson stop -ALL run
-"""
-
-SECOND = """\
-$ easy_install lamson
-$ lamson gen -project mymailserver
-$ cd mymailserver
-$ lamson syncdb
-$ lamson start
-$ lamson log -queue run/queue -port 8899
-$ nosetests
-$ lamson help -for send
-$ lamson send -sender me@mydomain.com -to test@test.com -subject "My test." -body "Hi there." -port 8823
-$ less logs/lamson.log
-$ mutt -F muttrc
-$ lamson stop -ALL run
-"""
-
 PORTS = (8823, 8825, 8899)
-TEXTS = Path(__file__).parent.parent.parent / "shared/seeds"
-
-
-@pytest.mark.skipif(not TEXTS.is_dir(), reason="the texts are not beside this checkout")
-@pytest.mark.parametrize("transcript", [FIRST, SECOND], ids=["first", "second"])
-def test_the_transcript_is_that_of_the_text(transcript):
-    assert any(transcript in text.read_text() for text in TEXTS.iterdir())
 
 
 # --- walking through it ------------------------------------------------------------------------------------------
@@ -262,3 +226,12 @@ def test_the_second_introduction(shell):
     assert len(walk.mails("run/queue")) == 2
 
     stop(walk, server, logger)
+
+
+def test_the_help_that_the_page_ends_with(tmp_path):
+    with Shell(tmp_path) as shell:
+        listed = shell.run(HELP.removeprefix("$ "))
+        for name in re.findall(r"lamson (\w+)", FIRST + SECOND):
+            assert re.search(rf"^  {name} +[A-Z]", listed, re.MULTILINE), name
+        explained = shell.run(HELP_FOR_START.removeprefix("$ "))
+        assert explained.startswith("Usage: lamson start [-pid FILE]")
