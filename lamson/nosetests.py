@@ -169,7 +169,9 @@ class NoseHabits(Plugin):
     def _in_module(self, loader: Any, name: str, path: Path | None = None) -> unittest.TestSuite:
         try:
             module = _module_of(name, path) if path else importlib.import_module(name)
-        except Exception:
+        except Exception as error:
+            if isinstance(error, ModuleNotFoundError) and error.name in ("nose", "nose.tools"):
+                error.add_note("What nose.tools had is in Lamson. Write in its place: from lamson.testing import *")
             return loader.failedImport(name)
         return loader.loadTestsFromModule(module)
 

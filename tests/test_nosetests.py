@@ -285,6 +285,11 @@ def test_a_file_that_cannot_be_imported_fails_and_the_others_run(project):
     assert "tests.b_tests.test_it ... ok" in output
 
 
+def test_a_file_that_wants_nose_is_told_what_to_write(project):
+    project.write("tests/old_tests.py", "from nose.tools import *")
+    assert "Write in its place: from lamson.testing import *" in project.run()[1]
+
+
 def test_stop_ends_the_run_after_the_first_failure(project):
     project.write("tests/some_tests.py", "def test_a(): assert False\ndef test_b(): assert False")
     for option in ("-x", "--stop"):
