@@ -114,8 +114,7 @@ class SMTPReceiver:
         """
         if self._sockets:
             return
-        if self.limits.certificate:
-            self._tls_context = server_context(self.limits.certificate, self.limits.key)
+        self._read_certificate()
         failure: OSError | None = None
         try:
             found = socket.getaddrinfo(self.host or None, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -171,10 +170,14 @@ class SMTPReceiver:
         Raises OSError when they cannot be used; then the old certificate stays.
         """
         if self.limits.certificate:
-            self._tls_context = server_context(self.limits.certificate, self.limits.key)
+            self._read_certificate()
             if self._template is not None:
                 self._template.tls_context = self._tls_context
             log.info("reloaded: the certificate %s", self.limits.certificate)
+
+    def _read_certificate(self) -> None:
+        if self.limits.certificate:
+            self._tls_context = server_context(self.limits.certificate, self.limits.key)
 
     def _in_loop(self, coroutine: Any) -> Any:
         assert self._loop is not None
@@ -289,6 +292,7 @@ class LMTPReceiver(SMTPReceiver):
         if "/" not in self.host:
             super().bind()
         elif not self._sockets:
+            self._read_certificate()
             try:
                 self._sockets.append(_listen_on_path(self.host))
                 self._bound_by = os.getpid()

@@ -5,6 +5,7 @@ import errno
 import os
 import smtplib
 import socket
+import ssl
 import threading
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from lamson.queue import Queue
 from lamson.routing import MemoryStorage, Outcome, Router, route, route_like, stateless
 from lamson.server import LMTPReceiver, QueueReceiver, SMTPReceiver
 
+CERTS = Path(__file__).parent / "certs"
 RAW = b"From: a@example.com\r\nTo: list@test.com\r\nSubject: hi\r\nMessage-ID: <1@example.com>\r\n\r\nHello\r\n"
 
 
@@ -587,6 +589,52 @@ class TestLMTPReceiver:
             assert [busy.getreply()[0] for _ in range(3)] == [250, 250, 421]
             closing.join(30)
             assert not closing.is_alive()
+
+    @pytest.mark.parametrize("where", ["port", "socket"])
+    @pytest.mark.parametrize("implicit", [False, True], ids=["starttls", "implicit"])
+    def test_a_certificate_and_logins_count_on_a_socket_as_on_a_port(self, tmp_path, taken, where, implicit):
+        host, certificate = ("127.0.0.1" if where == "port" else str(tmp_path / "lmtp")), Path(tmp_path / "cert.pem")
+        certificate.write_bytes((CERTS / "one.pem").read_bytes())
+        one = LMTPReceiver(
+            host,
+            0,
+            certificate=str(certificate),
+            implicit_tls=implicit,
+            require_tls=True,
+            auth=lambda user, password: (user, password) == ("zed", "secret"),
+            require_auth=True,
+        )
+        one.start()
+        context = ssl.create_default_context(cafile=str(certificate))
+        context.check_hostname = False
+        try:
+            with smtplib.LMTP() as client:
+                client._host = "one.test"  # which smtplib wants to tell the server in the handshake
+                client.timeout = 30
+                if implicit:
+                    with socket.socket(socket.AF_UNIX if where == "socket" else socket.AF_INET) as plain:
+                        plain.connect(host if where == "socket" else (host, one.port))
+                        client.sock = context.wrap_socket(plain)
+                    assert client.getreply()[0] == 220
+                else:
+                    client.connect(host, one.port)
+                    client.ehlo()
+                    assert client.docmd("MAIL FROM:<a@b.c>") == (530, b"Must issue a STARTTLS command first")
+                    client.starttls(context=context)
+                client.ehlo()
+                assert client.docmd("MAIL FROM:<a@b.c>") == (530, b"5.7.0 Authentication required")
+                client.login("zed", "secret")
+                assert client.sendmail("a@b.c", ["d@e.f"], RAW) == {}
+        finally:
+            one.close()
+        assert [message.original for message in taken] == [RAW]
+
+    def test_a_socket_without_a_certificate_that_can_be_read_is_not_made(self, tmp_path):
+        certificate = tmp_path / "cert.pem"
+        certificate.write_text("this is no certificate")
+        with pytest.raises(OSError, match="cannot use the certificate"):
+            LMTPReceiver(str(tmp_path / "lmtp"), certificate=str(certificate)).bind()
+        assert not (tmp_path / "lmtp").exists()
 
     def test_a_socket_that_a_dead_server_left_is_replaced_and_that_of_a_living_one_is_not(self, tmp_path):
         path = str(tmp_path / "lmtp")
