@@ -26,7 +26,7 @@ from aiosmtpd.proxy_protocol import get_proxy
 
 from lamson.limits import Limits, neighbourhood
 from lamson.logs import printable
-from lamson.maildata import MailData
+from lamson.maildata import MailData, Room
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,9 @@ class Connection(smtp.SMTP):
         self._connections: set[Connection] = getattr(handler, "connections", set())
         self._workers: int = getattr(handler, "workers", 1)
         self._neighbours: Counter[str] = Counter()
+        # Each of several processes has its share, in which at least one message has room.
+        memory = self.limits.memory_limit and max(self._share(self.limits.memory_limit), self.limits.size_limit)
+        self._room = Room(memory)
         self._buffer = bytearray()
 
     def fork(self) -> Self:
@@ -119,12 +122,21 @@ class Connection(smtp.SMTP):
         if error is not None and not self._talking:
             assert self.session is not None
             log.info("refused: %s broke off the handshake: %s", self.session.peer, error)
-        self._connections.discard(self)
-        self._count(-1)
         if self._timeout_handle is not None:
             self._timeout_handle.cancel()
         self.transport = None
         FlowControlMixin.connection_lost(self, error)  # type: ignore[arg-type]
+        # Who leaves while their message is being handled counts until it was: or else somebody who sends, leaves, and
+        # comes again could pile up messages without end.
+        if not self._handling:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Let the connection count no more, and end its task."""
+        if self not in self._connections:
+            return
+        self._connections.discard(self)
+        self._count(-1)
         assert self._handler_coroutine is not None
         self._handler_coroutine.cancel()
 
@@ -235,8 +247,8 @@ class Connection(smtp.SMTP):
         del self._buffer[: end + 2]
 
     async def _receive(self) -> MailData:
-        """Return what the client sends up to CRLF.CRLF. Raises ClientGone when it leaves before that."""
-        data = MailData(self.data_size_limit or 0)
+        """Return what the client sends up to CRLF.CRLF, to be released. Raises ClientGone when it leaves before."""
+        data = MailData(self.data_size_limit or self._room.limit, self._room)
         if self.limits.message_timeout:
             self._message_deadline = self.loop.time() + self.limits.message_timeout
         self._incoming = data
@@ -248,6 +260,9 @@ class Connection(smtp.SMTP):
                 self.data_received(sent)
             while self._incoming is not None:
                 await self._more()
+        except BaseException:
+            data.release()
+            raise
         finally:
             self._incoming = None
             self._message_deadline = math.inf
@@ -311,9 +326,12 @@ class Connection(smtp.SMTP):
             self._say_goodbye(f"4.3.2 {self.hostname} is shutting down")
 
     def abort(self) -> None:
-        """Cut the connection without a word."""
+        """Cut the connection without a word. A message that is being handled goes on without it."""
+        handling, self._handling = self._handling, False
         if self.transport is not None:
             self.transport.abort()  # type: ignore[attr-defined]
+        elif handling:
+            self._forget()
 
     # how it begins
 
@@ -349,15 +367,18 @@ class Connection(smtp.SMTP):
         """Count this connection. Returns what to say when it is one too many."""
         assert self.session is not None
         self._count(+1)
-        # Each of several processes grants its share.
-        limit = -(-self.limits.connections_allowed(self._counted_as) // self._workers)
-        if 0 < -(-self.limits.connection_limit // self._workers) < len(self._connections):
+        limit = self._share(self.limits.connections_allowed(self._counted_as))
+        if 0 < self._share(self.limits.connection_limit) < len(self._connections):
             log.warning("refused: %s, for there are %d connections", self.session.peer, len(self._connections) - 1)
             return "4.3.2 Too many connections, try again later"
         if 0 < limit < self._neighbours[self._counted_as]:
             log.info("refused: %s, which has %d connections already", self.session.peer, limit)
             return "4.7.0 Too many connections from you, try again later"
         return None
+
+    def _share(self, limit: int) -> int:
+        """What one of several processes grants of what there may be in all."""
+        return -(-limit // self._workers)
 
     def _address(self) -> str:
         """The client's IP address; nothing for one that comes by a Unix socket."""

@@ -35,6 +35,7 @@ class Limits:
 
     # Of all connections together.
     connection_limit: int = 1000
+    memory_limit: int = 512 * MEGABYTE  # bytes of all messages that come in or are handled; one always has room
     # From one address, or from one /64 of IPv6. None is 50, and no limit for this machine itself, where a proxy or
     # another mail server may stand in front.
     connection_limit_per_address: int | None = None

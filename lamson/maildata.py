@@ -9,6 +9,8 @@ r"""`MailData`: a message as it comes in after DATA, piece by piece.
 Only CRLF.CRLF ends it (RFC 5321 section 4.1.1.4); a bare LF or CR is part of the message and never a line end. The dots
 of transparency are taken off (section 4.5.2). Lines may have any length. The work for a piece does not depend on how
 much came before it, so that a large message does not keep the others waiting.
+
+`Room` is the memory that all messages have together which are here at the same time.
 """
 
 import re
@@ -20,10 +22,16 @@ _PIECE = 1 << 14  # bytes; what is less is held until there is more, lest a mess
 
 
 class MailData:
-    """Collects up to `limit` bytes (0: any number); of a larger message it finds the end, and keeps nothing."""
+    """Collects up to `limit` bytes (0: any number); of a larger message it finds the end, and keeps nothing.
 
-    def __init__(self, limit: int = 0):
+    The same happens to one that is `crowded_out` of the `room`. Whoever has given it a room calls `release` in the end.
+    """
+
+    def __init__(self, limit: int = 0, room: "Room | None" = None):
         self.limit = limit
+        self.crowded_out = False
+        self.kept = 0  # bytes, which the room counts
+        self._room = room or Room()
         self.size = -2  # bytes, without the dots; the CRLF in front of the first line does not count
         self.rest = b""  # what came behind the end: the next commands of a client that pipelines
         self._pieces: list[bytes] = []
@@ -42,6 +50,7 @@ class MailData:
         end = held.find(_END, dot.start()) if dot else -1
         if end >= 0:
             self._keep(held[: end + 2], may_have_dots=True)
+            self._room.arrived(self)
             self.rest = held[end + len(_END) :]
             self._held = b""
             return True
@@ -62,9 +71,23 @@ class MailData:
         if may_have_dots:
             piece = piece.replace(b"\r\n.", b"\r\n")
         self.size += len(piece)
-        self._pieces.append(piece)
+        if self.crowded_out:
+            return
         if self.too_large:
-            self._pieces.clear()
+            self.release()
+            return
+        self._pieces.append(piece)
+        self._room.take(self, len(piece))
+
+    def crowd_out(self) -> None:
+        """Keep nothing of the message, neither of what has come nor of what is still to come."""
+        self.crowded_out = True
+        self.release()
+
+    def release(self) -> None:
+        """Give the memory back. What `content` has returned is to be forgotten as well."""
+        self._pieces.clear()
+        self._room.give_back(self)
 
     def content(self) -> bytes:
         """Return the message. For more than a megabyte Python lets other threads run meanwhile."""
@@ -72,6 +95,38 @@ class MailData:
             self._pieces[0] = self._pieces[0].removeprefix(b"\r\n")
         pieces, self._pieces = self._pieces, []
         return b"".join(pieces)
+
+
+class Room:
+    """The memory for all messages that are coming in or being handled: `limit` bytes (0: any number).
+
+    When it is full, the largest of those that are still coming in is crowded out. So whoever fills it loses their own
+    messages, and small ones find room. What is less than a piece, and belongs to a message that is coming in, does
+    not count.
+    """
+
+    def __init__(self, limit: int = 0):
+        self.limit = limit
+        self.taken = 0  # bytes
+        self._coming: set[MailData] = set()
+
+    def take(self, data: MailData, size: int) -> None:
+        """A message that is coming in keeps so many more bytes. It may be crowded out by that, or others."""
+        data.kept += size
+        self.taken += size
+        self._coming.add(data)
+        while 0 < self.limit < self.taken and self._coming:
+            max(self._coming, key=lambda each: each.kept).crowd_out()
+
+    def arrived(self, data: MailData) -> None:
+        """A message has come in whole, and is not crowded out any more."""
+        self._coming.discard(data)
+
+    def give_back(self, data: MailData) -> None:
+        """A message keeps nothing any more."""
+        self._coming.discard(data)
+        self.taken -= data.kept
+        data.kept = 0
 
 
 def header_section(content: bytes, limit: int = 0) -> bytes | None:

@@ -24,7 +24,7 @@ from lamson.authentication import Authentication
 from lamson.connection import ClientGone, LastRefusal, Refusal
 from lamson.limits import Limits
 from lamson.logs import printable
-from lamson.maildata import header_section, in_a_loop
+from lamson.maildata import MailData, header_section, in_a_loop
 from lamson.paths import split_path
 
 log = logging.getLogger(__name__)
@@ -287,19 +287,29 @@ class SMTPProtocol(Authentication):
             raise Refusal("501 Syntax: DATA")
         self._reply("354 End data with <CR><LF>.<CR><LF>")
         data = await self._receive()
-        if data.too_large:
-            replies = self._replies("552 Error: Too much mail data")
-        else:
-            content = await self._content_of(data)
-            if self._leaving:  # it was told with 421 meanwhile to send the message again: once is enough
-                raise ClientGone
-            replies = self._replies(self._refusal_of(content) or await self._handle(content))
-            del content
+        try:
+            replies = self._replies(await self._outcome_of(data))
+        finally:
+            data.release()
+        if self.transport is None:
+            raise ClientGone
         self._set_post_data_state()
         if any(reply.startswith("2") for reply in replies):
             self._commands = self._errors = 0
         self._messages += 1
         self._reply("\r\n".join(replies))
+
+    async def _outcome_of(self, data: MailData) -> str | list[str]:
+        assert self.session is not None
+        if data.too_large:
+            return "552 Error: Too much mail data"
+        if data.crowded_out:
+            log.warning("refused: %s sent %d bytes while the memory for mail was full", self.session.peer, data.size)
+            return "452 4.3.1 Error: Too much mail at the same time, try again later"
+        content = await self._content_of(data)
+        if self._leaving:  # it was told with 421 meanwhile to send the message again: once is enough
+            raise ClientGone
+        return self._refusal_of(content) or await self._handle(content)
 
     def _refusal_of(self, content: bytes) -> str | None:
         assert self.envelope is not None
@@ -325,7 +335,10 @@ class SMTPProtocol(Authentication):
             return await self.handle_exception(error)
         finally:
             self._handling = False
-            self._reset_timeout()  # to take the reply is the client's doing again
+            if self.transport is None:
+                self._forget()  # which was put off until now
+            else:
+                self._reset_timeout()  # to take the reply is the client's doing again
 
     def _replies(self, outcome: str | list[str]) -> list[str]:
         assert isinstance(outcome, str), f"handle_DATA has to return one reply, not {outcome!r}"

@@ -7,6 +7,7 @@ import shutil
 import smtplib
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from lamson import connection
 from lamson.limits import Limits, neighbourhood
-from lamson.maildata import MailData, header_section, in_a_loop
+from lamson.maildata import MailData, Room, header_section, in_a_loop
 from lamson.paths import split_path
 from lamson.protocol import LMTPProtocol, SMTPProtocol
 from lamson.tls import server_context
@@ -167,6 +168,23 @@ class TestMailData:
         for _ in range(1000):
             assert not data.feed(b"\r\n.\r" * 1000)
             assert len(data._held) < 1 << 14
+
+    def test_the_largest_that_is_coming_in_is_crowded_out_when_the_room_is_full(self):
+        room = Room(280_000)
+        small, large, whole = (MailData(room=room) for _ in range(3))
+        assert whole.feed(b"w" * 100_000 + b"\r\n.\r\n")
+        assert not small.feed(b"s" * 50_000) and not large.feed(b"l" * 100_000)
+        assert not any(data.crowded_out for data in (small, large, whole)) and 240_000 < room.taken <= 280_000
+        assert not small.feed(b"s" * 40_000) and not small.crowded_out, "it took the room of the largest one"
+        assert large.crowded_out and large.feed(b"l" * 100_000 + b"\r\n.\r\nQUIT") and large.rest == b"QUIT"
+        assert large.content() == b"" and large.size == 200_002, "its end is found, and nothing is kept"
+        assert small.feed(b"\r\n.\r\n") and small.content() == b"s" * 90_000 + b"\r\n"
+        last = MailData(room=room)
+        assert last.feed(b"x" * 100_000 + b"\r\n.\r\n") and last.crowded_out, "what is there whole is not touched"
+        for data in (small, large, whole, last):
+            data.release()
+            data.release()
+        assert room.taken == 0
 
     def test_single_bytes_are_not_kept_as_single_objects(self):
         data = MailData()
@@ -509,6 +527,88 @@ class TestConnections:
         assert mutable == {"_auth_methods", "_by_name", "_connections", "_handle_hooks", "_neighbours", "_smtp_methods"}
 
 
+class TestMemory:
+    def begin(self, served, stack):
+        talk = stack.enter_context(served.connect())
+        assert talk.reply().startswith("220")
+        for line in ("HELO x", "MAIL FROM:<a@b.c>", "RCPT TO:<d@e.f>", "DATA"):
+            assert talk.say(line)[0] in "23"
+        return talk
+
+    def test_many_large_messages_leave_room_for_small_ones(self, serve):
+        served = serve(Receiver(), Limits(size_limit=1_000_000, memory_limit=3_000_000))
+        room = served.template._room
+        with contextlib.ExitStack() as stack:
+            talks = [self.begin(served, stack) for _ in range(20)]
+            for part in range(9):
+                for talk in talks:
+                    talk.socket.sendall(b"x" * 99_998 + b"\r\n")
+                assert self.begin(served, stack).say(f"small {part}\r\n.") == "250 OK", "others are served meanwhile"
+                assert room.taken <= 3_000_000
+            replies = [talk.say("\r\n.") for talk in talks]
+            refused = "452 4.3.1 Error: Too much mail at the same time, try again later"
+            assert set(replies) == {"250 OK", refused}
+            assert replies.count("250 OK") == 20 - replies.count(refused) >= 2
+            talk = talks[replies.index(refused)]
+            for line in ("MAIL FROM:<a@b.c>", "RCPT TO:<d@e.f>", "DATA"):
+                assert talk.say(line)[0] in "23"
+            assert talk.say("x" * 900_000 + "\r\n.") == "250 OK", "it comes again, and there is room"
+        messages = [len(message[3]) for message in served.receiver.messages]
+        assert messages.count(900_002) == replies.count("250 OK") + 1 and len(messages) == messages.count(900_002) + 9
+        eventually(lambda: not served.receiver.connections, "the end of the connections")
+        assert room.taken == 0
+
+    def test_clients_that_leave_in_the_middle_give_their_room_back(self, serve):
+        served = serve(Receiver(), Limits(memory_limit=3_000_000))
+        with contextlib.ExitStack() as stack:
+            for talk in [self.begin(served, stack) for _ in range(3)]:
+                talk.socket.sendall(b"x" * 500_000)
+            eventually(lambda: served.template._room.taken > 1_400_000, "what they have sent")
+        eventually(lambda: not served.receiver.connections, "the end of the connections")
+        assert served.template._room.taken == 0
+
+    def test_one_message_always_has_room(self, serve):
+        receiver = Receiver()
+        receiver.workers = 4
+        served = serve(receiver, Limits(size_limit=1_000_000, memory_limit=1_000_000))
+        with contextlib.ExitStack() as stack:
+            assert self.begin(served, stack).say("x" * 999_000 + "\r\n.") == "250 OK"
+
+    def test_without_a_limit_of_size_that_of_memory_is_one(self, serve):
+        served = serve(Receiver(), Limits(size_limit=0, memory_limit=100_000))
+        with contextlib.ExitStack() as stack:
+            assert self.begin(served, stack).say("x" * 200_000 + "\r\n.") == "552 Error: Too much mail data"
+
+    def test_whoever_sends_leaves_and_comes_again_counts_until_the_message_was_handled(self, serve):
+        class Slow(Receiver):
+            async def handle_DATA(self, server, session, envelope):
+                self.begun.append(envelope)
+                await self.go_on.wait()
+                return await super().handle_DATA(server, session, envelope)
+
+        receiver = Slow()
+        receiver.go_on, receiver.begun = asyncio.Event(), []
+        served = serve(receiver, Limits(connection_limit=3, memory_limit=1_000_000))
+        with contextlib.ExitStack() as stack:
+            for number in range(3):
+                talk = self.begin(served, stack)
+                talk.socket.sendall(b"x" * 100_000 + b"\r\n.\r\nMAIL FROM:<more@b.c>\r\n")
+                eventually(lambda: len(receiver.begun) > number, "it is being handled")  # noqa: B023  # called at once
+                # Not just closed: that might mean that it waits for the answer.
+                talk.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                talk.answers.close()
+                talk.socket.close()
+            eventually(lambda: all(each.transport is None for each in list(receiver.connections)), "three that left")
+            with served.connect() as talk:
+                assert talk.reply() == "421 4.3.2 Too many connections, try again later"
+            assert served.template._room.taken > 300_000
+            served.loop.call_soon_threadsafe(receiver.go_on.set)
+            eventually(lambda: not receiver.connections, "the end of the connections")
+            assert self.begin(served, stack).say("Hi\r\n.") == "250 OK"
+        eventually(lambda: not receiver.connections, "the end of the connections")
+        assert len(receiver.messages) == 4 and not served.template._neighbours
+
+
 class FakeTransport(asyncio.Transport):
     """Keeps what is written."""
 
@@ -517,6 +617,9 @@ class FakeTransport(asyncio.Transport):
         self.write = written.append
         self.close = lambda: None
         self.is_closing = lambda: True
+
+    def get_write_buffer_size(self):
+        return 0
 
 
 LOOPS = pytest.mark.parametrize("new_loop", [uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
