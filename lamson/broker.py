@@ -124,11 +124,11 @@ class Broker:
                     unwanted = link.count() if unwanted is None else unwanted - 1
                     held.put_back()
                     continue
-                with keeping(link, held.message):
-                    try:
+                try:
+                    with keeping(link, held.message):
                         yield held
-                    finally:
-                        held.put_back()
+                finally:
+                    held.put_back()
 
     def _next(self, link: Link) -> "Held | None":
         while (message := link.take()) is not None:

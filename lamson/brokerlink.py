@@ -99,15 +99,13 @@ class Place(NamedTuple):
     def transport_options(self) -> dict[str, Any]:
         """What kombu is told about this broker."""
         if self.url.startswith("amqp"):
-            return {"confirm_publish": True}
+            return {"confirm_publish": True, "patience": ANSWER_TIME}
         if not self.url.startswith("redis"):
             return {}
         return {
             "visibility_timeout": self.visibility_timeout,
             "unacked_key": f"{self.queue}.claimed",
             "unacked_index_key": f"{self.queue}.claimed.since",
-            "unacked_mutex_key": f"{self.queue}.claimed.lock",
-            "unacked_mutex_expire": ANSWER_TIME,
             "socket_connect_timeout": CONNECT_TIME,
             "socket_timeout": ANSWER_TIME,
             "socket_keepalive": True,
@@ -136,6 +134,7 @@ class Link:
         self._amqp = place.url.startswith("amqp")
         self._guard = threading.RLock()  # the thread that tells of our being alive uses the connection, too
         self._looked = 0.0
+        self._wire: Any = None
         kombu = _kombu()
         try:
             self._connection = kombu.Connection(
@@ -156,7 +155,11 @@ class Link:
         if self._amqp:
             from amqp.exceptions import MessageNacked
 
+            from lamson import amqpchannel
+
             self._errors += (MessageNacked,)
+            tls = place.url.startswith("amqps")
+            self._connection.transport_cls = amqpchannel.SSLTransport if tls else amqpchannel.Transport
         elif place.url.startswith("redis"):
             from lamson.redischannel import Transport
 
@@ -170,16 +173,31 @@ class Link:
                 self._channel = self._connection.channel()
                 self._channel.auto_decode = False  # bytes stay bytes, whatever a message says about them
                 self._producer = kombu.Producer(self._channel)
+                if place.url.startswith("redis"):
+                    self._check_promises()
         except ValueError as error:  # a database of Redis that is no number
             raise QueueError(f"{place}: {error}") from error
         except BaseException:
             self.close()
             raise
 
+    def _check_promises(self) -> None:
+        keeps_when_full, keeps_over_a_crash = self._channel.promises()
+        if not keeps_when_full:
+            raise BrokerError(
+                f"{self.place}: this Redis throws away what was not used for long when its memory is full, queues of "
+                "mail as well. Set its maxmemory-policy to noeviction."
+            )
+        if not keeps_over_a_crash and self.place not in _warned:
+            _warned.add(self.place)
+            log.warning("%s: this Redis has 'appendonly no', and forgets mail when it crashes", self.place)
+
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
         try:
             with self._guard:
+                if self._amqp and self._wire is not None:
+                    self._wire.begin()
                 yield
         except BrokerError:
             raise
@@ -211,7 +229,6 @@ class Link:
                 message_id=key,
                 delivery_mode=2,  # persistent
                 mandatory=True,  # an error when there is no such queue any more
-                confirm_timeout=ANSWER_TIME,
             )
 
     def take(self) -> Any:
@@ -229,7 +246,16 @@ class Link:
             message.ack()
 
     def keep(self, message: Any) -> None:
-        """Tell the broker that the message is still in hand."""
+        """Tell the broker that the message is still in hand, unless something else is just being told or asked."""
+        # That comes to its end. The others, whom the same thread speaks for, shall not wait for it.
+        if not self._guard.acquire(blocking=False):
+            return
+        try:
+            self._keep(message)
+        finally:
+            self._guard.release()
+
+    def _keep(self, message: Any) -> None:
         with self._told():
             if self._amqp:
                 self._wire.send_heartbeat()
@@ -273,6 +299,7 @@ class Link:
 # --- connections that are kept -----------------------------------------------------------------------------------
 
 _idle: dict[Place, list[Link]] = {}
+_warned: set[Place] = set()
 _left_behind: list[Any] = []
 
 
@@ -321,10 +348,14 @@ class _Keeper:
     @contextlib.contextmanager
     def keeping(self, link: Link, message: Any) -> Iterator[None]:
         with self._changed:
-            self._held[link] = message
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="lamson-broker", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="lamson-broker", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # the system has no more of them
+                    raise BrokerError(f"{link.place}: no message can be taken in hand: {error}") from error
+                self._thread = thread
+            self._held[link] = message
             if link.place.keep_every() < KEEP:  # or else it looks soon enough
                 self._changed.notify()
         try:
@@ -349,7 +380,7 @@ class _Keeper:
             for link, message in held:
                 try:
                     link.keep(message)
-                except BrokerError as error:
+                except Exception as error:  # the libraries raise many things; the other messages need this thread
                     log.warning("failed: %s, and so somebody else may get what is in hand here", error)
 
 

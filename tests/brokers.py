@@ -7,12 +7,14 @@
 with what it had on disk. A test that needs one that is not installed is skipped with the reason.
 """
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -116,6 +118,17 @@ class Broker:
         """Ends it without a chance to do anything."""
         self._end(signal.SIGKILL)
 
+    @contextlib.contextmanager
+    def hanging(self) -> Iterator[None]:
+        """It is there and does nothing."""
+        for process in self.processes:
+            os.killpg(process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in self.processes:
+                os.killpg(process.pid, signal.SIGCONT)
+
     def _end(self, number: int) -> None:
         for process in self.processes:
             os.killpg(process.pid, number)
@@ -187,6 +200,13 @@ class RabbitMQ(Broker):
         )
         self.processes = [server, naming]
         self.wait()
+
+    def control(self, *arguments: str) -> None:
+        """Does what an administrator does with rabbitmqctl."""
+        names = {"ERL_EPMD_PORT": str(self._names), "RABBITMQ_CONF_ENV_FILE": os.devnull}
+        node = f"lamson{self.port}@localhost"
+        command = self.run(str(RABBITMQ.with_name("rabbitmqctl")), "-n", node, *arguments, **names)
+        assert command.wait() == 0, (self.folder / "output").read_text()
 
     def wait(self) -> None:
         """Waits until it says that it is all there.

@@ -1,5 +1,6 @@
 """Queues over brokers: the same steps as in a folder, with real brokers that are killed, and workers that are."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -476,6 +477,266 @@ class TestTheAdministratorsQueues:
         with pytest.raises(BrokerError, match="NO_ROUTE"):
             box.push(RAW)
         assert box.push(RAW) and box.count() == 1  # over a new connection, which makes it anew
+
+    def test_a_queue_that_a_policy_keeps_short_refuses_and_loses_nothing(self, rabbitmq):
+        box = Queue(rabbitmq.url("short"))
+        keys = [box.push(RAW) for _ in range(3)]
+        rabbitmq.control("set_policy", "short", "^short$", '{"max-length": 3, "overflow": "reject-publish"}')
+        eventually(lambda: refused(box), "a refusal")
+        with box.claim() as claim:
+            assert claim.key in keys  # and in vain
+        assert set(keys) <= set(box.keys())
+
+    def test_a_virtual_host_of_another_name_is_another_place(self, rabbitmq):
+        rabbitmq.control("add_vhost", "my/mail")
+        rabbitmq.control("set_permissions", "-p", "my/mail", "guest", ".*", ".*", ".*")
+        there = Queue(rabbitmq.url("posts").replace("//?", "/my%2Fmail?"))
+        there.push(RAW)
+        assert (there.count(), Queue(rabbitmq.url("posts")).count()) == (1, 0)
+        with pytest.raises(BrokerError, match="vhost nowhere not found"):
+            Queue(rabbitmq.url("posts").replace("//?", "/nowhere?")).push(RAW)
+
+    def test_a_claim_in_a_queue_that_was_deleted_is_an_error_and_later_ones_go_to_a_new_queue(self, rabbitmq):
+        box = Queue(rabbitmq.url("vanished"))
+        box.push(RAW)
+        with pytest.raises(BrokerError, match="NO_ROUTE"), box.claim() as claim:
+            with kombu.Connection(box.mbox.place.url) as connection:
+                connection.channel().queue_delete("vanished")
+            assert claim.count == 1
+        assert box.push(RAW) and box.count() == 1
+
+
+def refused(box):
+    """Whether the broker refuses a message for this queue."""
+    try:
+        box.push(RAW)
+    except BrokerError:
+        return True
+    return False
+
+
+class TestBrokersThatTakeNothing:
+    """They hang, or are full. What is asked comes to an end, and what they have can be had again."""
+
+    @pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
+    @pytest.mark.parametrize("asked", ["push", "count", "pop", "clear", "keys", "claim"])
+    def test_one_that_hangs_is_an_error(self, kind, asked, request, monkeypatch):
+        monkeypatch.setattr(brokerlink, "ANSWER_TIME", 0.5)
+        monkeypatch.setattr(brokerlink, "CONNECT_TIME", 0.5)
+        broker = request.getfixturevalue(kind)
+        box = Queue(broker.url(a_name(), visibility_timeout=1) if kind == "redis" else broker.url(a_name()))
+        keys = {box.push(RAW), box.push(RAW)}
+        with contextlib.ExitStack() as claimed:
+            if asked == "claim":
+                claimed.enter_context(box.claim())
+            with broker.hanging(), pytest.raises(BrokerError, match="queue="):
+                {"push": lambda: box.push(RAW), "claim": claimed.close}.get(asked, getattr(box, asked))()
+        monkeypatch.undo()
+        found = set()
+        if asked == "pop":  # it was asked twice, as may be: what it was asked first it has done, and nobody heard
+            assert box_pop(box) in keys
+        elif asked != "clear":  # which the broker has done all the same, later
+            eventually(lambda: found.add(box_pop(box)) or found >= keys, "both")
+
+    def test_a_rabbitmq_without_memory_is_an_error_and_gives_out_what_it_has(self, rabbitmq, monkeypatch):
+        monkeypatch.setattr(brokerlink, "ANSWER_TIME", 2)
+        monkeypatch.setattr(brokerlink, "SILENCE", 2)  # so that it says once a second that it is there
+        box = Queue(rabbitmq.url(a_name()))
+        keys = [box.push(RAW) for _ in range(3)]
+        rabbitmq.control("set_vm_memory_high_watermark", "0.00000001")
+        try:
+            for content in (RAW, RAW + b"x" * 20_000_000):
+                with pytest.raises(BrokerError, match="queue="):
+                    box.push(content)
+            assert box.pop()[0] == keys[0]
+            with box.claim() as claim:
+                assert claim.key == keys[1]
+                claim.done()
+        finally:
+            rabbitmq.control("set_vm_memory_high_watermark", "0.6")
+        last = eventually(lambda: not refused(box) and box.push(RAW), "room")
+        popped = [box.pop()[0] for _ in range(box.count())]
+        assert popped[0] == keys[2] and popped[-1] == last
+
+    def test_a_redis_without_memory_is_an_error_and_gives_out_what_it_has(self, redis):
+        from redis import Redis as Client
+
+        box = Queue(redis.url(a_name(), visibility_timeout=1))
+        keys = [box.push(RAW) for _ in range(4)]
+        with Client(port=redis.port) as client:
+            try:
+                client.config_set("maxmemory", "1mb")
+                with pytest.raises(BrokerError, match="maxmemory"):
+                    box.push(RAW)
+                assert box.count() == 4 and box.pop()[0] == keys[0]
+                with box.claim() as claim:
+                    claim._held._link.keep(claim._held.message)
+                    claim.done()
+                assert box.pop()[0] == keys[2]
+                with pytest.raises(BrokerError, match="maxmemory"), box.claim() as claim:
+                    pass  # in vain, and there is no room to put it back
+                assert claim.key == keys[3]
+            finally:
+                client.config_set("maxmemory", "0")
+        assert eventually(lambda: box_pop(box), "the one whose claim was in vain") == keys[3]
+
+    def test_a_redis_without_memory_moves_what_is_no_message_and_can_be_cleared(self, redis):
+        from redis import Redis as Client
+
+        box = Queue(redis.url(a_name()))
+        keys = [box.push(RAW) for _ in range(2)]
+        with Client(port=redis.port) as client:
+            client.rpush(box.mbox.place.queue, b"no message")
+            try:
+                client.config_set("maxmemory", "1mb")
+                assert box_pop(box) == keys[0]
+                box.clear()
+            finally:
+                client.config_set("maxmemory", "0")
+            assert client.llen(f"{box.mbox.place.queue}.unreadable") == 1
+        assert box.count() == 0
+
+    def test_a_redis_that_throws_old_mail_away_is_refused(self, redis):
+        from redis import Redis as Client
+
+        with Client(port=redis.port) as client:
+            try:
+                client.config_set("maxmemory-policy", "allkeys-lru")
+                with pytest.raises(BrokerError, match="noeviction"):
+                    Queue(redis.url(a_name())).push(RAW)
+            finally:
+                client.config_set("maxmemory-policy", "noeviction")
+
+    def test_a_redis_that_forgets_mail_when_it_crashes_says_so_once(self, redis, caplog):
+        from redis import Redis as Client
+
+        box = Queue(redis.url(a_name()))
+        with Client(port=redis.port) as client:
+            try:
+                client.config_set("appendonly", "no")
+                box.push(RAW)
+                with box.claim() as claim:
+                    box.push(RAW)  # over a second connection
+                    claim.done()
+            finally:
+                client.config_set("appendonly", "yes")
+        assert caplog.text.count("appendonly no") == 1
+
+    def test_a_redis_that_we_may_not_ask_about_itself_is_taken_as_it_is(self, redis):
+        from redis import Redis as Client
+
+        with Client(port=redis.port) as client:
+            client.acl_setuser("modest", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-info"])
+        box = Queue(redis.url(a_name()).replace("redis://", "redis://modest:any@"))
+        assert box.push(RAW) == box.pop()[0]
+
+    def test_a_redis_that_becomes_a_replica_is_an_error_and_what_was_claimed_comes_back(self, redis):
+        from redis import Redis as Client
+
+        box = Queue(redis.url(a_name(), visibility_timeout=1))
+        keys = [box.push(RAW) for _ in range(3)]
+        with Client(port=redis.port) as client:
+            try:
+                for end in ("done", "in vain"):
+                    with pytest.raises(BrokerError, match="read only"), box.claim() as claim:
+                        client.replicaof("127.0.0.1", "1")
+                        if end == "done":
+                            claim.done()
+                    with pytest.raises(BrokerError, match="read only"):
+                        box.push(RAW)
+                    with pytest.raises(BrokerError, match="read only"):
+                        box.pop()
+                    client.replicaof("no", "one")
+            finally:
+                client.replicaof("no", "one")
+        found = set()
+        eventually(lambda: found.add(box_pop(box)) or found >= set(keys), "all three")
+
+    @pytest.mark.parametrize("harm", ["script_flush", "client_kill"])
+    def test_a_redis_that_forgets_scripts_or_connections_between_the_steps_is_no_harm(self, redis, harm):
+        from redis import Redis as Client
+
+        box = Queue(redis.url(a_name(), visibility_timeout=60))
+        with Client(port=redis.port) as client:
+
+            def do_harm():
+                if harm == "script_flush":
+                    client.script_flush()
+                    return
+                for other in client.client_list():
+                    if other["id"] != str(client.client_id()):
+                        client.client_kill_filter(_id=other["id"])
+
+            do_harm()
+            keys = [box.push(RAW) for _ in range(2)]
+            do_harm()
+            with box.claim() as claim:
+                do_harm()
+                assert claim.key == keys[0]
+                claim.done()
+            do_harm()
+            with box.claim() as claim:
+                do_harm()
+            do_harm()
+            assert box.count() == 1
+            do_harm()
+            assert box.pop()[0] == keys[1]
+            assert not client.exists(f"{box.mbox.place.queue}.claimed")
+
+
+def box_pop(box):
+    return box.pop()[0]
+
+
+class TestTheThreadThatTellsOfOurBeingAlive:
+    def test_without_a_thread_nothing_is_claimed_and_the_message_waits(self, served, monkeypatch):
+        box = Queue(served)
+        key = box.push(request())
+        monkeypatch.setattr(brokerlink, "_keeper", brokerlink._Keeper())
+        with monkeypatch.context() as starved:
+
+            def none_left(self):
+                raise RuntimeError("can't start new thread")
+
+            starved.setattr(threading.Thread, "start", none_left)
+            for _ in range(4):
+                with pytest.raises(BrokerError, match="can't start new thread"), box.claim():
+                    pass
+                assert box.count() == 1
+        with box.claim() as claim:
+            assert (claim.key, claim.count) == (key, 1)
+            assert brokerlink._keeper._thread.is_alive()
+            claim.done()
+
+    def test_one_connection_that_is_busy_does_not_keep_the_others_from_being_told(self, redis, monkeypatch):
+        told = []
+        keep = Link._keep
+        monkeypatch.setattr(Link, "_keep", lambda self, message: (keep(self, message), told.append(self)))
+        boxes = [Queue(redis.url(a_name(), visibility_timeout=1)) for _ in range(2)]
+        for box in boxes:
+            box.push(RAW)
+        with boxes[0].claim() as busy, boxes[1].claim() as other:
+            with busy._held._link._guard:
+                before = len(told)
+                eventually(lambda: len(told) > before + 4, "signs of life")
+                assert busy._held._link not in told[before + 1 :]
+            busy.done()
+            other.done()
+
+    def test_an_error_that_nobody_has_thought_of_does_not_end_it(self, redis, monkeypatch, caplog):
+        told = []
+
+        def keep(self, message):
+            told.append(self)
+            raise AttributeError("no such thing")
+
+        monkeypatch.setattr(Link, "keep", keep)
+        box = Queue(redis.url(a_name(), visibility_timeout=1))
+        box.push(RAW)
+        with box.claim() as claim:
+            eventually(lambda: len(told) > 2, "a second try")
+            claim.done()
+        assert "no such thing" in caplog.text
 
 
 class TestConnections:
