@@ -82,10 +82,8 @@ def _retry(name: str, keys: Sequence[str], boot: str) -> None:
     from lamson import utils
     from lamson.server import QueueReceiver
 
-    try:
+    with utils.explained():
         settings = utils.import_settings(True, boot_module=boot)
-    except utils.ServerError as error:
-        refuse(str(error))
     relay, receiver = getattr(settings, "relay", None), getattr(settings, "receiver", None)
     waiting = (getattr(relay, "outgoing", None), getattr(receiver, "retries", None))
     here = next((each for each in waiting if each is not None and _same_place(each.dir, name)), None)

@@ -144,6 +144,14 @@ relay.deliver = deliver
     assert [entry.recipients for entry in Queue("run/undeliverable").entries()] == [["no@test.com"]]
 
 
+def test_queue_retry_says_where_the_project_cannot_be_loaded(folder):
+    commands.gen_command("p")
+    os.chdir("p")
+    Queue("run/queue")
+    Path("config/settings.py").write_text("a = 1\nand so on\n")
+    assert "config/settings.py:2: SyntaxError" in refused("queue", "-retry", "ALL")
+
+
 def test_queue_wants_one_thing_to_do(queued):
     assert "say one thing to do" in refused("queue", code=2)
     assert "say one thing to do" in refused("queue", "-pop", "-clear", code=2)
