@@ -199,7 +199,9 @@ def parse(func: Command, argv: Sequence[str]) -> dict[str, Any]:
         found[name] = named[name].read(value)
     if trailing:
         if "TRAILING" not in options:
-            raise ArgumentError(f"{trailing[0]!r} belongs to no option.")
+            forgotten = [name for name, option in named.items() if option.required and name not in found]
+            hint = f", did you mean -{forgotten[0]} {trailing[0]}?" if forgotten else "."
+            raise ArgumentError(f"{trailing[0]!r} belongs to no option{hint}")
         found["TRAILING"] = trailing
     missing = [f"-{name}" for name, option in named.items() if option.required and name not in found]
     if missing:

@@ -11,6 +11,7 @@ What a command needs is imported when it runs, so that the help is there at once
 """
 
 import sys
+from collections.abc import Sequence
 
 from lamson import args
 from lamson.projectcommands import gen_command, routes_command, syncdb_command, web_command
@@ -44,6 +45,8 @@ __all__ = [
 def help_command(**options: str) -> None:
     """Lists the commands, or explains one of them.
 
+    `lamson help send` is short for `lamson help -for send`.
+
     Options:
         -for COMMAND: the command to explain
     """
@@ -61,6 +64,11 @@ def help_command(**options: str) -> None:
         print("Lamson, the Python mail server. Usage: lamson COMMAND -option value -FLAG -- more values\n")
         print(args.available_help(commands))
         print("\nThe options of a command: lamson help -for COMMAND")
+
+
+def rewrite_help(argv: Sequence[str]) -> list[str]:
+    """Let ``lamson help send`` be ``lamson help -for send``."""
+    return list(argv) if not argv or argv[0].startswith("-") else ["-for", *argv]
 
 
 def version_command() -> None:

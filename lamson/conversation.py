@@ -13,6 +13,7 @@ Passwords are never shown.
 import ast
 import io
 import smtplib
+import ssl
 from typing import TextIO
 
 from lamson.server import Relay
@@ -83,6 +84,8 @@ def reason(error: Exception, relay: Relay | None = None) -> tuple[bool, str]:
         return not isinstance(error, smtplib.SMTPNotSupportedError), str(error)
     if isinstance(error, OSError) and relay is not None and error.filename is None:
         where = f"{relay.hostname}:{relay.port}"
+        if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+            return False, f"cannot send to {where}: it does not begin with TLS. Leave out -ssl, or try -starttls"
         hint = f". Is the server running on port {relay.port}?" if isinstance(error, ConnectionRefusedError) else ""
         return True, f"cannot send to {where}: {error.strerror or error}{hint}"
     if isinstance(error, OSError) and error.filename is not None:

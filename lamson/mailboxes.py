@@ -28,7 +28,7 @@ def mails_in(path: str) -> tuple[Iterator[tuple[str, "MailRequest"]], int]:
         # One that another program has taken since is no longer there to read.
         return ((key, message) for key in keys if (message := mails.get(key)) is not None), len(keys)
     if not os.path.isfile(path):
-        refuse(f"{path} is neither a Maildir nor a file")
+        refuse(f"{path} is neither a Maildir nor a file" if os.path.exists(path) else f"there is no {path}")
     mbox = mailbox.mbox(path, create=False)
     keys = mbox.keys()
     if not keys and os.path.getsize(path):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from lamson.args import Port
-from lamson.terminal import refuse, refusing
+from lamson.terminal import no_project, refuse, refusing
 
 
 def gen_command(project: str, FORCE: bool = False) -> None:
@@ -66,11 +66,16 @@ def routes_command(path: str = ".", test: str | None = None, TRAILING: Sequence[
         -- MODULE ...: modules that load the handlers, or handlers
     """
     import importlib
+    import importlib.util
 
     from lamson import utils
     from lamson.routing import Router, lamson_setting
 
+    if not os.path.isdir(path):
+        refuse(f"there is no folder {path}")
     sys.path.insert(0, os.path.abspath(path))
+    if "config.testing" in TRAILING and importlib.util.find_spec("config") is None:
+        no_project(os.path.abspath(os.path.join(path, "config")))
     for module in TRAILING:
         with refusing(), utils.explained(f"cannot import {module}: "):
             importlib.import_module(module)
@@ -101,6 +106,7 @@ def syncdb_command() -> None:
     app/model stay as they are, and Lamson's own are brought up to date when an older Lamson made them.
     """
     import importlib
+    import importlib.util
     import pkgutil
 
     from lamson import schema, utils

@@ -79,7 +79,9 @@ class MailResponse(WithHeaders):
                 with open(filename, "rb") as file:
                     data = file.read()
             except OSError as error:
-                raise MisuseError(f"Cannot attach {os.fspath(filename)!r}, and no data was given: {error}") from error
+                raise MisuseError(
+                    f"Cannot attach {os.fspath(filename)!r}, and no data was given: {error.strerror}"
+                ) from error
         if content_type is None:
             content_type = mimetypes.guess_type(name or "")[0]
         if content_type is None:

@@ -7,8 +7,9 @@ from contextlib import contextmanager, redirect_stderr
 from lamson import args
 from lamson.args import Port
 from lamson.mailboxes import mails_in
-from lamson.terminal import refuse, with_progress
+from lamson.terminal import misused, refuse, with_progress
 
+NOBODY = ("", "<>")  # the sender of bounces
 TEMPORARY_FAILURE, UNAVAILABLE, USAGE = 75, 69, 64  # what sendmail exits with, from <sysexits.h>
 
 
@@ -43,18 +44,26 @@ def send_command(
         -body TEXT: its text
         -attach FILE: a file to go with it
     """
+    import mimetypes
+
+    from lamson import addresses
     from lamson.conversation import reason
     from lamson.errors import LamsonError
     from lamson.mail import MailResponse
     from lamson.relay import Relay, unverified_context
 
+    if not addresses.bare(sender) and sender not in NOBODY:
+        misused("send", f"-sender takes an address, not {sender!r}")
+    if not addresses.bare(to):
+        misused("send", f"-to takes an address, not {to!r}")
     # Made for trying a server of one's own, whose certificate nobody has signed.
     tls = unverified_context() if ssl or starttls else False
     relay = Relay(host, port, username, password, ssl and tls, starttls and tls, _smtplib_level(debug))
     try:
         message = MailResponse(To=to, From=sender, Subject=subject, Body=body)
         if attach:
-            message.attach(filename=attach, disposition="attachment")
+            kind = mimetypes.guess_type(attach)[0] or "application/octet-stream"
+            message.attach(filename=attach, content_type=kind, disposition="attachment")
         with _conversation():
             relay.deliver(message)
     except (OSError, ValueError, LamsonError) as error:

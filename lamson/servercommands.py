@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lamson.args import Octal, Port
-from lamson.terminal import refuse, refusing
+from lamson.terminal import no_project, refuse, refusing
 
 
 def start_command(
@@ -48,7 +48,7 @@ def start_command(
 
     config = utils.real_path("config", chdir, chroot)
     if not os.path.isdir(config):
-        refuse(f"there is no {config}. Go to your project's folder, or make one: lamson gen -project NAME")
+        no_project(config)
 
     def settings() -> Any:
         return utils.import_settings(True, boot_module=boot)

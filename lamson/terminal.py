@@ -18,7 +18,12 @@ def refuse(reason: str, code: int = 1) -> NoReturn:
 
 
 def misused(name: str, reason: str) -> NoReturn:
-    refuse(f"{name}: {reason}. See: lamson help -for {name}", 2)
+    print(f"lamson {name}: {reason}. See: lamson help -for {name}", file=sys.stderr)
+    sys.exit(2)
+
+
+def no_project(missing: str) -> NoReturn:
+    refuse(f"there is no {missing}. Go to your project's folder, or make one: lamson gen -project NAME")
 
 
 @contextmanager

@@ -171,6 +171,13 @@ def test_a_command_that_takes_nothing_more_refuses_it():
     assert refusal("quiet", "x") == "lamson quiet: 'x' belongs to no option. See: lamson help -for quiet"
 
 
+def test_a_value_without_its_option_is_told_where_it_may_belong():
+    def gen_command(project: str, FORCE: bool = False) -> None: ...
+
+    with pytest.raises(args.ArgumentError, match="'mine' belongs to no option, did you mean -project mine?"):
+        args.parse(gen_command, ["mine", "-FORCE"])
+
+
 def test_an_unknown_command_is_named_with_the_closest_one():
     assert refusal("gret") == "lamson: there is no command 'gret', did you mean greet? See: lamson help"
     assert refusal("zzz") == "lamson: there is no command 'zzz'. See: lamson help"

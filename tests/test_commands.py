@@ -69,6 +69,11 @@ def test_help_for_a_command_names_each_option(name, capsys):
         assert f"\n  -{option}" in printed
 
 
+def test_help_takes_the_command_without_for_too(folder):
+    assert run("help", "send").stdout == run("help", "-for", "send").stdout
+    assert "there is no command 'sned', did you mean send?" in refused("help", "sned", code=2)
+
+
 def test_help_starts_fast_because_it_imports_nothing_heavy(folder):
     program = """if True:
         import sys

@@ -57,7 +57,10 @@ def test_blast_stops_when_nobody_listens(mails):
 
 def test_blast_and_cleanse_refuse_what_is_no_mailbox(folder):
     (folder / "text").write_text("just text\n")
-    assert "nowhere is neither a Maildir nor a file" in refused("blast", "-input", "nowhere")
+    assert "there is no nowhere" in refused("blast", "-input", "nowhere")
+    (folder / "new").mkdir()
+    assert "new is neither a Maildir nor a file" in refused("blast", "-input", "new")
+    (folder / "new").rmdir()
     assert "text is not in mbox format" in refused("cleanse", "-input", "text", "-output", "out")
     assert "another Maildir" in refused("cleanse", "-input", "text", "-output", "./text")
     assert sorted(os.listdir()) == ["text"]

@@ -72,6 +72,11 @@ def test_routes_imports_what_it_is_told_from_where_it_is_told(project, monkeypat
     assert "cannot import nothing: ModuleNotFoundError" in refused("routes", "nothing")
 
 
+def test_routes_outside_of_a_project_is_refused(folder):
+    assert f"there is no {folder}/config. Go to your project's folder" in refused("routes")
+    assert "there is no folder nowhere" in refused("routes", "-path", "nowhere")
+
+
 def tables(path):
     with sqlite3.connect(path) as database:
         return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

@@ -53,9 +53,23 @@ def test_send_attaches_a_file(folder, server):
     assert part.get_payload(decode=True) == bytes(range(256))
 
 
+def test_send_attaches_a_file_whose_name_does_not_say_what_it_is(folder, server):
+    (folder / "README").write_bytes(b"Read this.\n")
+    send(server.port, "-attach", "README")
+    (part,) = MailRequest(None, None, None, server.got[0].content).attachments()
+    assert part == ("README", "application/octet-stream", b"Read this.\n")
+
+
+def test_send_wants_addresses_and_nobody_may_be_the_sender(folder, server):
+    assert "-sender takes an address, not 'a b'" in refused("send", "-sender", "a b", "-to", "a@x.com", code=2)
+    assert "-to takes an address, not ''" in refused("send", "-sender", "a@x.com", "-to", "", code=2)
+    run("send", "-port", str(server.port), "-sender", "<>", "-to", "a@x.com")
+    assert [mail.sender for mail in server.got] == [""]
+
+
 def test_send_refuses_to_attach_what_is_not_there(folder, server):
     done = send(server.port, "-attach", "missing.txt", code=1)
-    assert "missing.txt" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.stderr == "lamson: Cannot attach 'missing.txt', and no data was given: No such file or directory.\n"
     assert server.got == []
 
 
@@ -87,6 +101,10 @@ def test_send_speaks_tls_from_the_start(folder, tls):
     with Sink(ssl_context=tls) as server:
         send(server.port, "-ssl")
         assert len(server.got) == 1
+
+
+def test_send_says_that_a_server_does_not_begin_with_tls(folder, server):
+    assert "it does not begin with TLS. Leave out -ssl, or try -starttls" in send(server.port, "-ssl", code=1).stderr
 
 
 def sendmail(port, *argv, content=b"From: Me <me@x.com>\n\nHi.\n", code=0):
