@@ -64,7 +64,7 @@ def test_send_wants_addresses_and_nobody_may_be_the_sender(folder, server):
     assert "-sender takes an address, not 'a b'" in refused("send", "-sender", "a b", "-to", "a@x.com", code=2)
     assert "-to takes an address, not ''" in refused("send", "-sender", "a@x.com", "-to", "", code=2)
     run("send", "-port", str(server.port), "-sender", "<>", "-to", "a@x.com")
-    assert [mail.sender for mail in server.got] == [""]
+    assert [mail.sender for mail in server.got] == ["<>"]
 
 
 def test_send_refuses_to_attach_what_is_not_there(folder, server):
