@@ -5,7 +5,7 @@
     >>> sorted(found["words"])
     ['free', 'get', 'tea!']
     >>> sorted(found["form"])
-    ['case:FREE', 'case:Get', 'shouts:7']
+    ['case:FREE', 'case:Get', 'content-type:text/plain', 'parts:text/plain', 'shouts:7']
 
 The aspects are those of `ASPECTS`. A token is a word of the text as it is, or has a prefix that says where it stood:
 ``subject:free``, ``url:example``, ``from:addr:example.com``. Where SpamBayes has a token of the same meaning it is
@@ -22,8 +22,9 @@ from collections.abc import Iterator
 from lamson import addresses, charsets
 from lamson.mime import MailBase
 
-# What there is to a message; `lamson.classifier` asks each of them by itself.
-ASPECTS = ("subject", "address", "route", "stamp", "headers", "structure", "words", "form", "links")
+# What there is to a message; `lamson.classifier` asks each of them by itself. What comes together is one aspect: a
+# newsletter that is wanted has HTML, many links and large letters, as an advertisement has.
+ASPECTS = ("subject", "address", "route", "stamp", "headers", "words", "form")
 
 # Characters of text (all parts together), parts, and headers of one name that are looked at.
 MAX_TEXT = 60_000
@@ -76,7 +77,7 @@ def tokenize(message: MailBase) -> Tokens:
     _route(message, found["route"])
     _stamp(message, found["stamp"])
     _headers(message, found["headers"])
-    text = "\n".join(_texts(message, found))
+    text = "\n".join(_texts(message, found["form"]))
     _words(text, found["words"], found["form"])
     _form(text, found["form"])
     return found
@@ -162,30 +163,29 @@ def _headers(message: MailBase, found: set[str]) -> None:
 # --- the body ----------------------------------------------------------------------------------------------------
 
 
-def _texts(message: MailBase, found: Tokens) -> Iterator[str]:
+def _texts(message: MailBase, found: set[str]) -> Iterator[str]:
     """Yield what a reader sees of each text part, and collect what there is to say about the parts and their links."""
-    structure, links = found["structure"], found["links"]
     kinds = []
     room = MAX_TEXT
     for part in _parts(message):
         kind = part.content_type[:MAX_VALUE]
         kinds.append(kind)
-        structure.update(_about_part(part, kind))
+        found.update(_about_part(part, kind))
         if part.parts:
             continue
         if not (kind.startswith(("text/", "multipart/")) and room > 0):
             size = len(part.source.body()) if part.source is not None else len(part.content)
-            structure.add(f"size:{kind} {size.bit_length()}")
+            found.add(f"size:{kind} {size.bit_length()}")
             continue
         # What the text says of its charset is good enough; detecting another one takes longer than all the rest.
         charset = part.content_encoding["Content-Type"][1].get("charset")
         text = charsets.decode(part.content[: 4 * room], charset, detect=False)[0][:room]
         room -= len(text)
-        links.update(_links(text.lower()))
+        found.update(_links(text.lower()))
         if "<" in text and (kind == "text/html" or _MARKUP.search(text)):
-            text = _without_markup(text, links)
+            text = _without_markup(text, found)
         yield text
-    structure.add("parts:" + " ".join(kinds)[:100])
+    found.add("parts:" + " ".join(kinds)[:100])
 
 
 def _parts(message: MailBase) -> Iterator[MailBase]:

@@ -103,7 +103,7 @@ UEsDBAo=
 
 
 def test_parts_give_types_charsets_parameters_and_boundaries():
-    found = tokens(MIXED, "structure")
+    found = tokens(MIXED, "form")
     assert {"content-type:multipart/mixed", "content-type:text/plain", "content-type:application/zip"} <= found
     assert {"charset:windows-1252", "content-type:format=flowed", "content-disposition:attachment"} <= found
     assert "boundary:----=_AaAa_9_9" in found
@@ -111,7 +111,7 @@ def test_parts_give_types_charsets_parameters_and_boundaries():
 
 
 def test_attachments_give_their_names_types_and_rough_size():
-    found = tokens(MIXED, "structure")
+    found = tokens(MIXED, "form")
     assert {"filename:your document.pif", "fname piece:document", "fname type:pif", "size:application/zip 4"} <= found
 
 
@@ -157,7 +157,7 @@ def test_links_give_their_pieces_hosts_and_what_is_odd_about_them():
     found = text_tokens(
         "see HTTP://user@Shop.Example.com:8080/a%20b/buy.php?id=7, www.tea.example and mailto:off@x.org or "
         "https://10.1.2.3/x",
-        aspect="links",
+        aspect="form",
     )
     assert {"proto:http", "proto:https", "proto:mailto", "url:shop", "url:example", "url:buy", "url:php"} <= found
     assert {"url:shop.example.com", "url:example.com", "url:has user", "url:port 8080", "url:ip addr"} <= found
@@ -174,12 +174,12 @@ def test_html_is_read_as_it_is_shown():
 
 
 def test_the_tags_of_html_are_tokens_too():
-    found = text_tokens("<HTML><a href='http://x.example/'>x</a><IMG SRC=cid:1>", "text/html", "links")
+    found = text_tokens("<HTML><a href='http://x.example/'>x</a><IMG SRC=cid:1>", "text/html", "form")
     assert {"tag:html", "tag:a", "tag:/a", "tag:img", "url:x.example"} <= found
 
 
 def test_html_that_is_sent_as_plain_text_is_read_as_html():
-    assert "tag:table" in text_tokens("<TABLE><tr><td>Buy</td></tr></TABLE>", aspect="links")
+    assert "tag:table" in text_tokens("<TABLE><tr><td>Buy</td></tr></TABLE>", aspect="form")
     assert text_tokens("if a<b and b<c then a<d") == {"a<b", "and", "b<c", "then", "a<d"}
 
 
@@ -251,4 +251,4 @@ def test_a_message_made_here_has_tokens_too():
     )
     part = MailBase()
     part.body = b"\x00\x01"
-    assert "size:application/octet-stream 2" in tokenize(part)["structure"]
+    assert "size:application/octet-stream 2" in tokenize(part)["form"]
