@@ -156,7 +156,7 @@ class BounceMail:
         """How much the message looks as if a mail server had written it, from 0.0 to 1.0, whatever it says."""
         score = 0.0
         if self.base["From"] is not None:
-            sender = _DOMAIN.sub("@", self.base["From"][:MAX_HEADER])
+            sender = _DOMAIN.sub("@", self.base["From"][:MAX_HEADER]).lower()
             if bouncewords.ROBOT.search(sender):
                 score += 0.5
             elif bouncewords.ADMINISTRATOR.search(sender):
@@ -179,7 +179,8 @@ class BounceMail:
 
     @property
     def subject(self) -> str:
-        return (self.base["Subject"] or "")[:MAX_HEADER]
+        """The Subject in lower case, as `lamson.bouncewords` expects it."""
+        return (self.base["Subject"] or "")[:MAX_HEADER].lower()
 
     def _is_called_bounce(self) -> bool:
         return bool(bouncewords.SUBJECT.search(self.subject)) and not bouncewords.REPLY.match(self.subject)
