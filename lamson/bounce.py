@@ -63,7 +63,8 @@ class BounceAnalyzer:
 
     * `score`: from 0.0, it is no bounce, to 1.0, it is a complete report. `probable` compares it.
     * `kind`: ``bounce``; or what it is instead: ``delivered`` (a report of success), ``receipt`` (somebody's mailer
-      says that it was displayed or deleted), ``complaint`` (somebody pressed "spam"), ``auto-reply``; "" for mail.
+      says that it was displayed or deleted), ``complaint`` (somebody pressed "spam"), ``auto-reply`` (somebody is away,
+      or a program has answered); "" for mail.
     * `recipients`: a `lamson.dsn.Recipient` for each address that failed, with its own verdict.
     * `primary_status`, `secondary_status`, `combined_status`: class, subject, and subject with detail of the gravest
       recipient's RFC 3463 status, each as ``(number, text)``; ``(None, None)`` when there is none.

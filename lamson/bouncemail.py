@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 MAX_PARTS = 100
 MAX_TEXT = 4 * bouncetext.MAX_TEXT
 MAX_HEADER = 10_000
+# How many attached files are looked into for the fields of a report.
+MAX_FILES = 5
 # How much of a message goes to flufl.bounce, in bytes.
 MAX_FLUFL = 32_000
 
@@ -70,6 +72,7 @@ class BounceMail:
         self.dispositions: list[MailBase] = []
         self._texts: list[MailBase] = []
         self._pages: list[MailBase] = []
+        self._files: list[MailBase] = []
         self._enclosed: MailBase | None = None
         for part in _parts(base):
             self._sort(part)
@@ -91,6 +94,8 @@ class BounceMail:
             self._texts.append(part)
         elif kind == "text/html":
             self._pages.append(part)
+        elif not part.parts and (kind.startswith("text/") or kind == "application/octet-stream"):
+            self._files.append(part)
 
     # What is in it
 
@@ -106,6 +111,15 @@ class BounceMail:
         if not "".join(texts).strip():
             texts = [bouncetext.from_html(str(part.body)[:MAX_TEXT]) for part in self._pages]
         return "\n".join(texts)[:MAX_TEXT]
+
+    @property
+    def attached_fields(self) -> str:
+        """The fields of a report that is attached as a file, for want of its type; "" when there is none."""
+        for part in self._files[:MAX_FILES]:
+            text = part.content[:MAX_TEXT].decode("utf-8", "replace")
+            if "final-recipient:" in text.lower():
+                return text
+        return ""
 
     @functools.cached_property
     def _split(self) -> tuple[str, str]:
@@ -182,6 +196,12 @@ class BounceMail:
         """The Subject in lower case, as `lamson.bouncewords` expects it."""
         return (self.base["Subject"] or "")[:MAX_HEADER].lower()
 
+    def is_called(self, words: re.Pattern[str]) -> bool:
+        """Whether the subject has one of `words`, before it has any that notices are called: a notice may be about mail
+        that was called so."""
+        found, notice = words.search(self.subject), bouncewords.SUBJECT.search(self.subject)
+        return found is not None and (notice is None or found.start() <= notice.start())
+
     def _is_called_bounce(self) -> bool:
         return bool(bouncewords.SUBJECT.search(self.subject)) and not bouncewords.REPLY.match(self.subject)
 
@@ -217,19 +237,38 @@ def judge(mail: BounceMail) -> Finding:
         return Finding(kind, 1.0 if recipients else 0.0, recipients)
     if kind:
         return Finding("complaint" if kind == "complaint" else "delivered")
+    other = _other_kind(mail)
     if mail.sender_score == 0:
-        return Finding()
+        return other
     report = dsn.from_text(mail.notice.text)
     if not report.recipients and mail.report_type == "delivery-status":
         # Its parts could not be told from each other, nor where the notice ends.
         report = dsn.from_text(mail.text)
+    if not report.recipients:
+        report = dsn.from_text(mail.attached_fields)
     if report.recipients:
         return _of_report(mail, report, min(1.0, mail.sender_score + 0.5))
-    if not mail.named and bouncewords.AUTO_REPLY_SUBJECT.search(mail.subject):
-        return Finding("auto-reply")
+    if not mail.named:
+        if mail.is_called(bouncewords.AUTO_REPLY_SUBJECT):
+            return other
+        if mail.is_called(bouncewords.OTHER_SUBJECT):
+            return Finding()
     if mail.sender_score < LIKELY and not bouncetext.REPLY.search(mail.notice.text):
+        return other
+    found = _of_text(mail)
+    return found if found.kind or found.score else other
+
+
+def _other_kind(mail: BounceMail) -> Finding:
+    """What the message is if it is neither a bounce nor a report of another kind."""
+    if bouncewords.REPLY.match(mail.subject):
         return Finding()
-    return _of_text(mail)
+    answered = any(
+        value.partition(";")[0].strip().lower() == "auto-replied" for value in mail.base.get_all("Auto-Submitted")
+    )
+    if answered or mail.is_called(bouncewords.AUTO_REPLY_SUBJECT):
+        return Finding("auto-reply")
+    return Finding()
 
 
 def _is_rejection(mail: BounceMail) -> bool:

@@ -88,7 +88,7 @@ _OTHER_ADDRESS = re.compile(
     r"""(?:\b(?:from|(?:sent|written|submitted)\ by|sender(?:\ address)?|reply-?to|contact\w*|mailto|message-?id|id
       |envelope-from|return-?path|behalf\ of|e-?mail\ (?:us|me)(?:\ at|\ to)?|write\ to|questions?(?:\ to)?|help|support
       |(?:send|forward\w*)\ (?:it\ |mail\ |a\ mail\ |this\ |it\ )?to|please\ (?:use|try)|moved\ to
-      |new\ (?:e-?mail\ )?address(?:\ is)?|via|mail\ ?to|von|de|cc|you|user-agent
+      |new\ (?:e-?mail\ )?address(?:\ is)?|via|(?<!your\ )(?<!the\ )mail\ to|von|de|cc|you|user-agent
       |http\S*) | \bx-\w[\w-]{0,40})
     [\s:<(='"\[]*$""",
     re.I | re.X,

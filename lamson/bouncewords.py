@@ -27,6 +27,8 @@ def _any(alternatives: str) -> re.Pattern[str]:
 ROBOT = _any(r"""
     (?<![a-z])(?:mailer|mail|mailing|smtp|delivery|email)[-_. ]?(?:daemon|delivery|agent|server|system|router\
         |gateway)s?(?![a-z])
+    (?<![a-z])(?:bounces?|bounced|returned?|notification|postal)[-_. ]?daemon(?![a-z])
+    (?<![a-z])returned (?:e-?)?mail(?![a-z])
     (?<![a-z])(?:smtp|mail)[-_. ]?(?:mail[-_. ]?)?service
     (?<![a-z])mailer(?=@|$)
     (?<![a-z])post[-_. ]?(?:master|office)(?![a-z])
@@ -45,6 +47,72 @@ ROBOT = _any(r"""
 ADMINISTRATOR = _any(r"""
     (?<![a-z])(?:system|mail|e-?mail)[-_. ]?admin(?:istrator|istration)?(?![a-z])
 """)  # fmt: skip
+
+# That it did not arrive, in languages in which notices say it with the same words in the subject and in the text.
+_NOT_DELIVERED = r"""
+    # Catalan, Romanian
+    no (?:es pot|s'ha pogut|ha estat|és possible) ~2 lliura
+    no lliura[tb]
+    nelivrabil
+    nu (?:a )?(?:putut|poate) fi livrat
+    livrarea .{0,20}(?:a eșuat|a esuat|nu a reușit)
+    # Swedish, Danish, Norwegian, Finnish
+    olevererb
+    går inte att leverera
+    (?:kan|kunde|kunne) (?:inte|ikke) .{0,12}lever
+    ikke lever
+    uleverbar
+    ei voi(?:tu|da)? (?:toimittaa|perille)
+    toimitus(?:virhe| epäonnistui)
+    perille ?toimittam
+    # Polish, Czech, Slovak, Croatian, Slovenian, Hungarian
+    niedostarcz
+    nie (?:można|udało się|został\w*) ~1 (?:dostarcz|doręcz)
+    nedoruč(?:it|en)
+    nelze doručit
+    nemožno doručiť
+    neisporuč
+    ni(?:je|su|smo)? ~2 (?:isporuč|dostavlj|uruč)
+    nije moguće (?:isporuč|dostavi|uruč)
+    ni (?:bilo )?mogoče dostaviti
+    dostava .{0,16}(?:nije|ni) uspel
+    kézbesíthetetlen
+    (?:nem|sikertelen) .{0,12}kézbesít
+    # Russian, Ukrainian, Bulgarian
+    не ?(?:удал\w*|удается|удаётся|может быть|было|был|вдал\w*) ~2 достав
+    недостав
+    не ?доставлен
+    ошибка (?:доставки|при доставке)
+    недоставен
+    не може (?:да )?бъде доставен
+    возвра[щт]\w* (?:почт|письм)
+    # Lithuanian, Latvian, Estonian
+    ne(?:pristatyt|pavyko (?:pristatyti|įteikti))
+    ne(?:piegādā|izdevās (?:piegādāt|nosūtīt))
+    (?:ei saanud|ei õnnestunud) .{0,16}(?:edastada|toimetada|saata)
+    edastamine .{0,16}ebaõnnestus
+    # Greek, Turkish
+    αποτυχία (?:παράδοσης|αποστολής)
+    (?:δεν ήταν δυνατ|δεν μπόρεσε|δεν κατέστη δυνατ)\S* ~3 παραδ
+    δεν παραδόθηκ
+    αδυναμία παράδοσης
+    (?:αδύνατη|δεν είναι δυνατή) η παράδοση
+    μη παραδ
+    teslim ed(?:ileme|ilemi)
+    iletilemedi
+    gönderilemedi
+    teslimat (?:hatası|başarısız)
+    # Hebrew, Arabic, Thai, Vietnamese, Indonesian
+    לא ניתן (?:למסור|לשלוח)
+    تعذر (?:ال)?(?:تسليم|توصيل)
+    غير قابلة? للتسليم
+    (?:لم يتم|فشل) (?:ال)?(?:تسليم|إرسال|توصيل)
+    تحویل (?:داده )?نشد|(?:ارسال|تحویل) ناموفق
+    ส่ง(?:ไม่สำเร็จ|ไม่ได้)|ไม่สามารถส่ง
+    không (?:thể )?(?:gửi|chuyển|phát)
+    tidak (?:dapat )?(?:terkirim|dikirim)
+    gagal (?:terkirim|dikirim)
+"""
 
 # What notices are called.
 SUBJECT = _any(r"""
@@ -95,67 +163,21 @@ SUBJECT = _any(r"""
     manca(?:ta|to) (?:consegna|recapito)
     stato (?:di |del )?(?:consegna|recapito)
     errore di (?:consegna|recapito)
-    # Spanish and Catalan
+    # Spanish
     no (?:se )?(?:puede|pudo|ha podido|ha sido|fue) .{0,12}entrega
     no entregad
     (?:error|fallo|falló|fallida) ~2 entrega
     entrega .{0,16}(?:falló|fallida)
     (?:correo|mensaje) devuelto
     estado de (?:la )?entrega
-    no es pot lliurar
-    # Portuguese and Romanian
+    # Portuguese
     não (?:foi )?(?:é )?(?:possível )?entreg
     falha (?:na|de|no) (?:entrega|envio)
     (?:e-?mail|mensagem) devolvid
-    nelivrabil
-    nu (?:a )?(?:putut|poate) fi livrat
     # Dutch
     onbestelbaar
     niet (?:worden )?(?:bezorgd|afgeleverd|bestelbaar|verzonden)
     aflevering .{0,12}mislukt
-    # Swedish, Danish, Norwegian, Finnish
-    olevererb
-    går inte att leverera
-    (?:kan|kunde|kunne) (?:inte|ikke) .{0,12}lever
-    ikke lever
-    uleverbar
-    ei voi(?:tu|da)? (?:toimittaa|perille)
-    toimitus(?:virhe| epäonnistui)
-    perille ?toimittam
-    # Polish, Czech, Slovak, Croatian, Slovenian, Hungarian
-    niedostarcz
-    nie (?:można|udało się|został\w*) ~1 (?:dostarcz|doręcz)
-    nedoruč(?:it|en)
-    nelze doručit
-    nemožno doručiť
-    neisporuč
-    ni mogoče dostaviti
-    kézbesíthetetlen
-    (?:nem|sikertelen) .{0,12}kézbesít
-    # Russian, Ukrainian, Bulgarian
-    не ?(?:удал\w*|удается|удаётся|может быть|было|был|вдал\w*) ~2 достав
-    недостав
-    не ?доставлен
-    ошибка (?:доставки|при доставке)
-    недоставен
-    не може (?:да )?бъде доставен
-    возвра[щт]\w* (?:почт|письм)
-    # Greek, Turkish
-    αδυναμία παράδοσης
-    (?:αδύνατη|δεν είναι δυνατή) η παράδοση
-    μη παραδ
-    teslim ed(?:ileme|ilemi)
-    iletilemedi
-    gönderilemedi
-    teslimat (?:hatası|başarısız)
-    # Hebrew, Arabic, Thai, Vietnamese, Indonesian
-    לא ניתן (?:למסור|לשלוח)
-    تعذر (?:ال)?(?:تسليم|توصيل)
-    غير قابلة? للتسليم
-    ส่ง(?:ไม่สำเร็จ|ไม่ได้)|ไม่สามารถส่ง
-    không (?:thể )?(?:gửi|chuyển|phát)
-    tidak (?:dapat )?(?:terkirim|dikirim)
-    gagal (?:terkirim|dikirim)
     # Japanese
     配(?:信|送|達)(?:不能|不可|でき|エラー|失敗|され|に失敗|状況|遅延)
     送信(?:不能|でき|エラー|失敗|に失敗)
@@ -170,13 +192,20 @@ SUBJECT = _any(r"""
     # Korean
     반송
     (?:배달|전송|전달|발송)(?:되지|할 수| ?실패|이 지연| ?상태| ?오류)
-""")  # fmt: skip
+""" + _NOT_DELIVERED)  # fmt: skip
 
 # An answer to a notice, or somebody who passes one on, is no notice.
 REPLY = re.compile(
     r"\s*(?:re|aw|sv|antw|vs|ynt|odp|res|rif|ref|fwd?|wg|tr|i|fs|enc|rv|回复|回覆|答复|返信|转发|轉寄|転送)(?:\[\d+\])?\s*[:：]",
     re.I,
 )
+
+# What mail servers write about to those who look after them, or to those whose mailbox they keep, with the same words.
+OTHER_SUBJECT = _any(r"""
+    (?:almost|nearly|\d\d ?%|close to|approaching|soon) ~3 (?:full|limit|quota|exceeded)
+    (?:quota|mailbox|storage|disk|space) ~2 (?:warning|usage|notice|alert|almost|nearly|approach|is at \d|at \d)
+    quarantine (?:summary|digest|report|notification)
+""")  # fmt: skip
 
 # How people's mailers answer by themselves while those are away, and what they call it.
 AUTO_REPLY_SUBJECT = _any(r"""
@@ -512,7 +541,7 @@ FAILED = _any(r"""
     (?:无法|無法|不能|未能|没有)\S{0,12}(?:投递|投遞|传递|傳遞|送达|送達|发送|傳送|递送|遞送)
     失败|失敗|退回
     (?:배달|전송|전달|발송)(?:되지|할 수|에 실패|하지)|실패
-""")  # fmt: skip
+""" + _NOT_DELIVERED)  # fmt: skip
 
 # That it has not arrived yet.
 DELAYED = _any(r"""
@@ -520,7 +549,7 @@ DELAYED = _any(r"""
     not been ~1 delivered (?:yet|after|within|for \d)
     not yet (?:been )?delivered
     (?:delivery|message|mail)\S* ~4 (?:delayed|postponed|deferred)
-    will (?:be |continue |keep )?(?:\w+ )?(?:re-?tr(?:y|ied)|trying)
+    will (?!not\b|no )(?:be |continue |keep )?(?:\w+ )?(?:re-?tr(?:y|ied)|trying)
     will attempt to deliver
     will be attempted
     still being retried
@@ -530,9 +559,9 @@ DELAYED = _any(r"""
     attempts will continue
     no action is required
     do not need to re-?send
-    continue (?:to )?(?:try|attempt|retry)
+    (?<!not )(?<!n't )continue (?:to )?(?:try|attempt|retry)
     could not send ~2 for (?:past|the last)
-    keep trying
+    (?<!not )(?<!n't )keep trying
     verzögert|verzögerung
     retard(?:é|ée)|différé
     retrasad|demorad|atrasad
@@ -556,6 +585,15 @@ TEMPORARY = _any(r"""
     transient
     again later
     try later
+    später (?:erneut|noch ?einmal|wieder|nochmal)
+    (?:réessay|renouvel)\w* ~3 (?:plus tard|ultérieurement)
+    intent\w* ~4 más tarde
+    tente ~4 mais tarde
+    riprov\w* ~3 più tardi
+    probeer ~3 later
+    spróbuj ~3 później
+    (?:попробуйте|повторите|спробуйте) ~3 (?:поз(?:же|днее)|пізніше)
+    (?:しばらく|時間をおい|時間を置い).{0,16}(?:再度|もう一度|から)
     vorübergehend
     temporaire
     temporal

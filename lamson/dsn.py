@@ -50,6 +50,8 @@ _ADDRESS = re.compile(ADDRESS)
 _TYPED = re.compile(r"\s*[A-Za-z0-9_-]{1,40}\s*;\s*")
 _FIELD = re.compile(r"[ \t>*|]{0,8}([A-Za-z][A-Za-z-]{3,40})[ \t]*:[ \t]*(.*)")
 _XTEXT = re.compile(r"\+([0-9A-F]{2})")
+# A character as RFC 6533 section 3 has it where only ASCII may stand.
+_UNICODE = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")
 # How many recipients of a report are read, and how many characters of a field.
 MAX_RECIPIENTS = 10_000
 MAX_FIELD = 2_000
@@ -189,8 +191,16 @@ def address_of(text: str) -> str:
     if "@" not in text and "+40" in text:
         # Still in the xtext (RFC 3461 section 4) of the SMTP command.
         text = _XTEXT.sub(lambda found: chr(int(found[1], 16)), text)
+    if "\\x{" in text:
+        text = _UNICODE.sub(_character, text)
     found = _ADDRESS.search(text)
     return found[0] if found else ""
+
+
+def _character(found: re.Match[str]) -> str:
+    number = int(found[1], 16)
+    # Half a surrogate pair is no character, and could not be written anywhere.
+    return chr(number) if number <= 0x10FFFF and not 0xD800 <= number < 0xE000 else found[0]
 
 
 def untyped(text: str) -> str:
