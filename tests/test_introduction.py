@@ -17,6 +17,7 @@ from homepage import FIRST, HELP, HELP_FOR_START, SECOND
 from lamson.queue import Queue
 from processes import Shell, Terminal, alive, eventually, needs, taken
 
+README = Path(__file__).parent.parent / "README.md"
 PORTS = (8823, 8825, 8899)
 
 
@@ -154,6 +155,11 @@ def read_and_answer(walk: Walk) -> None:
         mutt.ends()
 
 
+def shapes(log: str) -> list[str]:
+    """The lines of a log without its numbers, and sorted: what several threads write has no order of its own."""
+    return sorted(re.sub(r"[\d.:,-]*\d", "#", line) for line in log.splitlines())
+
+
 def stop(walk: Walk, *pids: int) -> None:
     """The last line of both texts."""
     said = walk.run("lamson stop -ALL run")
@@ -177,6 +183,8 @@ def test_the_first_introduction(shell):
     logged = walk.run("less logs/lamson.log")
     for event in ("received", "relayed"):
         assert re.search(rf"{event}: <\S+@mydomain.com> from <me@mydomain.com> to \[?'?test@test.com", logged), event
+    told = README.read_text().split("$ cat logs/lamson.log\n")[1].split("\n\n")[0]
+    assert shapes(logged) == shapes(told), "README.md shows what a server of today logs"
     assert "MESSAGE to test@test.com from me@mydomain.com: My test." in (shell.folder / "logs/logger.log").read_text()
     (mail,) = walk.mails("run/queue")
     assert (mail.From, mail.To, mail.body()) == ("me@mydomain.com", ["test@test.com"], "Hi there.\n")
