@@ -45,7 +45,7 @@ def kill_servers(folder):
 
 def set_port(port, name="receiver_config"):
     path = Path("config/settings.py")
-    text, count = re.subn(rf'(?m)^({name} = .*"port": )\d+', rf"\g<1>{port}", path.read_text())
+    text, count = re.subn(rf"(?m)^({name} = .*['\"]port['\"]: )\d+", rf"\g<1>{port}", path.read_text())
     assert count == 1
     path.write_text(text)
 
