@@ -9,8 +9,11 @@ exist neither: both raise `NoMailHost`, which no later attempt will mend. A name
 properly, raises another OSError, and may answer later.
 """
 
+import contextlib
 import ipaddress
 import random
+import socket
+from collections.abc import Iterable
 from typing import Any
 
 import dns.exception
@@ -22,6 +25,10 @@ REMEMBERED = 1000  # answers of the name service that are kept for as long as th
 
 class NoMailHost(OSError):
     """Nobody takes mail for this domain, and trying again cannot help."""
+
+
+class Ourselves(NoMailHost):
+    """The mail would come back to the server that sends it (RFC 5321 section 5.1)."""
 
 
 class MailHosts:
@@ -84,6 +91,35 @@ class MailHosts:
             raise NoMailHost(f"there is no domain {name}") from error
         except dns.exception.DNSException as error:
             raise OSError(f"cannot find out which host takes mail for {name}: {error}") from error
+
+
+def is_one_of(host: str, port: int, places: Iterable[tuple[str, int]]) -> bool:
+    """Whether a connection to this host, a name or an address, ends at one of these places.
+
+    They are addresses of this machine with their ports, and ``0.0.0.0`` or ``::`` is each of its addresses.
+    """
+    wanted = [ipaddress.ip_address(address) for address, number in places if number == port]
+    if not wanted:
+        return False
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    for family, _, _, _, (text, *_) in found:
+        address = ipaddress.ip_address(text)
+        for place in wanted:
+            if place == address or (
+                place.is_unspecified and place.version == address.version and _is_of_this_machine(family, str(text))
+            ):
+                return True
+    return False
+
+
+def _is_of_this_machine(family: int, address: str) -> bool:
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.bind((address, 0))
+        return True
+    return False
 
 
 def _literal(domain: str) -> str:

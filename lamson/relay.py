@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from lamson import addresses
 from lamson.client import Connection, Connections, NotSent, Reply
 from lamson.errors import QueueError
-from lamson.hosts import MailHosts, NoMailHost
+from lamson.hosts import MailHosts, NoMailHost, Ourselves, is_one_of
 from lamson.logs import message_id, printable
 from lamson.mail import MailRequest, MailResponse
 from lamson.outgoing import Failure, RetryQueue
@@ -93,6 +93,7 @@ class Relay:
         if queue is not None:
             self.outgoing = RetryQueue(queue, self._try_again, self._give_up, threads=RETRY_THREADS)
         self.hosts = MailHosts()
+        self.ourselves: list[tuple[str, int]] = []  # addresses and ports where this server takes mail itself
         self.clock: Callable[[], float] = time.monotonic
         self._tls = _context("ssl", ssl)
         self._starttls = unverified_context() if starttls == "opportunistic" else _context("starttls", starttls)
@@ -229,6 +230,10 @@ class Relay:
         """
         errors: list[BaseException] = []
         for name, address in [(host, host)] if self.hostname else self._addresses(host, errors):
+            if not self.hostname and is_one_of(address, self.port, self.ourselves):
+                # Nor to those who are worse, who would bring it here.
+                errors.append(Ourselves(f"the mail for {host} would come back to this server"))
+                break
             try:
                 refused = self._send_to(name, address, sender, recipients, content)
             except _Unreachable as error:

@@ -107,6 +107,11 @@ class SMTPReceiver:
         """What clients connect to, for people."""
         return f"{self.host}:{self.port}"
 
+    @property
+    def places(self) -> list[tuple[str, int]]:
+        """The addresses and ports where it takes mail, once they are bound. A Unix socket has none."""
+        return [sock.getsockname()[:2] for sock in self._sockets if sock.family != socket.AF_UNIX]
+
     def bind(self) -> None:
         """Bind the port, on every address that `host` has. Raises OSError that names host and port.
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lamson import server
+from lamson.hosts import is_one_of
 from lamson.pidfile import ServerError
 from lamson.routing import Router
 from lamson.server import QueueReceiver, Relay, SMTPReceiver
@@ -42,6 +43,7 @@ def serve(
         _check_can_share(settings)
     with explained():
         settings.receiver.bind()
+    _keep_from_ourselves(settings)
     become()
     if workers == 1:
         where = _serve_here(settings, lambda where: ready(f"{where}, pid {os.getpid()}"))
@@ -58,6 +60,22 @@ def serve(
         )
         where = parent.run(lambda where: ready(f"{where}, pid {os.getpid()}, with {workers} workers"))
     return where
+
+
+def _keep_from_ourselves(settings: Any) -> None:
+    """Let the relay know where this server takes mail, so that it does not bring it here again and again.
+
+    Raises ServerError when it would bring all of it here: a handler would wait for itself.
+    """
+    receiver, relay = settings.receiver, getattr(settings, "relay", None)
+    if not isinstance(receiver, SMTPReceiver) or not isinstance(relay, Relay):
+        return
+    relay.ourselves = receiver.places
+    if relay.hostname and is_one_of(relay.hostname, relay.port, relay.ourselves):
+        raise ServerError(
+            f"The relay sends to {relay.hostname}:{relay.port}, where this server itself takes mail. "
+            "Give relay_config the host and port of another one."
+        )
 
 
 def _check_can_share(settings: Any) -> None:
