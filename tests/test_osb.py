@@ -150,6 +150,11 @@ def test_the_example_is_complete():
 # --- with real servers -------------------------------------------------------------------------------------------
 
 
+def test_there_is_an_index_before_the_first_post(blog):
+    assert "There are no posts yet." in blog.index()
+    assert_html5(blog.index())
+
+
 def test_a_blog_is_written_by_mail(blog):
     blog.say(ZED, "hello@oneshotblog.test", "Grüße & <more>", "First <paragraph>.\n\nSecond: café.\n")
     assert blog.count("posts") == 0

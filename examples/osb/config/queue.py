@@ -5,6 +5,8 @@ It has no port. It takes what the mail server has put into run/posts.
 
 import logging.config
 
+from app.model import pages
+
 from config import settings
 from lamson import queue, view
 from lamson.database import configure_database
@@ -23,3 +25,6 @@ Router.load(settings.queue_handlers)
 Router.UNDELIVERABLE_QUEUE = queue.Queue("run/unindexed")
 
 view.LOADER = view.jinja2_loader(**settings.template_config)
+
+# So that there is something to see before the first post, and after the template was changed.
+pages.write_index()

@@ -33,8 +33,9 @@ template_config = {"dir": "app", "module": "templates"}
 # Posts, comments, states and confirmations. Not in app/data, which the whole world may read.
 database_config = {"metadata": metadata, "url": "sqlite:///run/osb.db", "log_level": logging.WARNING}
 
-# Where pages are written, and where browsers find that folder.
-web_config = {"folder": "app/data", "url": "http://localhost:8888"}
+# Where pages are written, where browsers find that folder, and the host in the address that the index asks people to
+# write to.
+web_config = {"folder": "app/data", "url": "http://localhost:8888", "host": "localhost"}
 
 # What has been learned of spam (`lamson train`), SpamBayes options, and where spam goes.
 spam_config = {"db": "run/spamdb", "rc": "config/hammierc", "queue": "run/spam"}

@@ -28,7 +28,8 @@ def delete_post(post):
 
 def write_index():
     """Writes the page with the newest posts."""
-    _write(Path(settings.web_config["folder"], "index.html"), "web/index.html", {"posts": posts.newest()})
+    variables = {"posts": posts.newest(), "host": settings.web_config["host"]}
+    _write(Path(settings.web_config["folder"], "index.html"), "web/index.html", variables)
 
 
 def address_of(post):

@@ -10,6 +10,7 @@ from email.utils import parseaddr
 
 import nh3
 from config import settings
+from jinja2.utils import urlize
 from markupsafe import Markup
 from sqlalchemy import select
 
@@ -25,6 +26,9 @@ LONGEST_LINE = 200
 # What is left of the HTML that somebody sends: text and links. No script or style gets through, and no image, which
 # would tell its owner who reads the post.
 TAGS = set("a b blockquote br code div em h2 h3 h4 hr i li ol p pre s span strong sub sup u ul".split())
+
+# What links of strangers tell: search engines, that we do not recommend the page; the page, nothing about its readers.
+LINKS = "nofollow noopener noreferrer"
 
 # What no page may have, as the standard of HTML says: control characters, and code points that are no characters.
 NO_CHARACTERS = "".join(chr(plane + last) for plane in range(0, 0x110000, 0x10000) for last in (0xFFFE, 0xFFFF))
@@ -91,9 +95,10 @@ def html_of(message):
     """The text of a post as HTML in which nothing is left that could do harm."""
     html = message.html()
     if html is None:
-        paragraphs = [paragraph.strip() for paragraph in _allowed(message.text()).split("\n\n")]
+        # The lines stay as they were written, and what is indented stays so.
+        paragraphs = [paragraph.strip("\n").rstrip() for paragraph in _allowed(message.text()).split("\n\n")]
         return Markup("\n").join(
-            Markup('<p class="plain">{}</p>').format(paragraph) for paragraph in paragraphs if paragraph
+            Markup('<p class="plain">{}</p>').format(_with_links(paragraph)) for paragraph in paragraphs if paragraph
         )
     # Twice: what is left when tags were taken away from around it may be no valid HTML any more, and what is left of a
     # link without its control characters may be one to a script.
@@ -110,6 +115,11 @@ def _find(session, author, name):
     return session.scalars(select(Post).filter_by(author=author, name=name)).one_or_none()
 
 
+def _with_links(text):
+    """The text with all of its markup escaped, and links made of its addresses of pages."""
+    return Markup(urlize(text, rel=LINKS))
+
+
 def _clean(html):
     return nh3.clean(
         html,
@@ -117,7 +127,7 @@ def _clean(html):
         attributes={"a": {"href"}},
         clean_content_tags={"script", "style", "title"},
         url_schemes={"http", "https", "mailto"},
-        link_rel="nofollow noopener noreferrer",
+        link_rel=LINKS,
     )
 
 

@@ -23,6 +23,7 @@ def test_the_index_has_the_newest_post_first():
     begin()
     pages.write_index()
     assert_in("There are no posts yet.", index_page())
+    assert_in("<em>any.name</em>@localhost", index_page())
     first = publish("first")
     second = posts.publish(MailRequest("", "joe@example.com", "x@y", "Subject: x\n\nHi\n"), "second")
     pages.write_index()
@@ -38,6 +39,20 @@ def test_a_title_cannot_break_the_index():
     assert_not_in("<script>", index_page())
     pages.write_post(post, "oneshotblog.test")
     assert_not_in("<script>", page_of(post))
+
+
+def test_addresses_of_pages_become_links_and_what_is_indented_stays_so():
+    begin()
+    text = 'See https://example.com/?a=1&b="><script>.\n\n    indented\n  less\n\n\n'
+    mail = MailRequest("", "zed@example.com", "x@y", f"Subject: x\n\n{text}")
+    post = posts.publish(mail, "x")
+    posts.add_comment(post, mail)
+    pages.write_post(post, "oneshotblog.test")
+    page = page_of(post)
+    assert_equal(page.count('<a href="https://example.com/?a=1&amp;b=&#34;&gt;&lt;script" rel="'), 2)
+    assert_equal(page.count('rel="nofollow noopener noreferrer"'), 2)
+    assert_in('<p class="plain">    indented\n  less</p>', page)
+    assert_not_in("<script>", page)
 
 
 def test_a_page_that_cannot_be_made_leaves_the_old_one():
