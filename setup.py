@@ -79,6 +79,7 @@ setup(
             "markdown>=3.6",
             "nh3>=0.2.20",
             "psycopg[binary]>=3.2",
+            "PyMySQL>=1.1",
             "pytest>=8.0",
             "pytest-mock>=3.12",
             *STORES,

@@ -26,6 +26,7 @@ from lamson.database import SQLAlchemyStorage
 from lamson.rows import key
 
 FEW = 1000
+SLICE = 50  # messages
 MODULE = "app.handlers.sample"
 
 
@@ -72,23 +73,30 @@ def one_message(storage, name):
         storage.set(MODULE, name, "POSTING")
 
 
-def cost(action, storage, senders, messages, clock):
-    names = [sender(random.randrange(senders)) for _ in range(messages)]
+def cost(action, storage, names, clock):
     start = clock()
     for name in names:
         action(storage, name)
-    return (clock() - start) / messages * 1e6
+    return clock() - start
 
 
 def measure(where, few, many, arguments, clock):
-    """Tell what each action costs with few senders and with many, taken in turns."""
+    """Tell what each action costs with few senders and with many.
+
+    They take turns of a few milliseconds, so that what else the machine does meanwhile hits both of them.
+    """
     for action, share in ((lock, 1), (get, 1), (set_same, 1), (one_message, 1), (set_changed, 10)):
+        messages = arguments.messages // share
         costs = {few: [], many: []}
-        for storage in (few, many):
-            cost(action, storage[0], storage[1], arguments.messages // share, clock)  # what is read lies in memory now
-        for _ in range(arguments.rounds):
-            for storage in (few, many):
-                costs[storage].append(cost(action, storage[0], storage[1], arguments.messages // share, clock))
+        for number in range(arguments.rounds + 1):
+            spent = {few: 0.0, many: 0.0}
+            for _ in range(0, messages, SLICE):
+                for each in (few, many):
+                    names = [sender(random.randrange(each[1])) for _ in range(SLICE)]
+                    spent[each] += cost(action, each[0], names, clock)
+            if number:  # before that, what is read comes into memory
+                for each in (few, many):
+                    costs[each].append(spent[each] / messages * 1e6)
         name = action.__name__.replace("_", " ")
         peer = f"{few[1]:,} senders"
         ours, theirs = statistics.median(costs[many]), statistics.median(costs[few])

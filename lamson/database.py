@@ -34,7 +34,7 @@ from sqlalchemy.pool import QueuePool, SingletonThreadPool, StaticPool
 from lamson.errors import MisuseError
 from lamson.filelocks import file_locks
 from lamson.routing import ROUTE_FIRST_STATE, Router, StateStorage
-from lamson.rows import KEY, Rows, is_linked
+from lamson.rows import KEY, TABLE_OPTIONS, Rows, is_linked
 from lamson.schema import need_folder
 from lamson.sessions import Sessions, call_sessions, close_sessions
 from lamson.sqlitelog import use_log
@@ -46,6 +46,11 @@ BUSY_TIMEOUT = 30
 
 PAGE_CACHE = 16_384
 """KiB of a SQLite file that a connection keeps in memory, at most: the upper levels of an index of millions of rows."""
+
+DEAD_AFTER = {"idle": 30, "interval": 10, "count": 3}
+"""Of PostgreSQL: after 30 seconds of silence either side asks whether the other one is there, and after three times 10
+seconds without an answer it is dead. A machine that has lost its power or its network says no good-bye, and the locks
+of its senders would be held for more than two hours otherwise, as the network counts by itself."""
 
 CONFIG_KEYS = ("metadata", "url", "log_level")
 
@@ -134,7 +139,7 @@ class SQLAlchemyStorage(Rows, StateStorage):
         Column("state_key", Text, nullable=False),
         Column("sender", Text, nullable=False),
         Column("state", Text, nullable=False),
-        sqlite_with_rowid=False,
+        **TABLE_OPTIONS,
     )
     names = ("state_key", "sender")
     synced_later = True
@@ -164,7 +169,7 @@ class SQLAlchemyStorage(Rows, StateStorage):
     def set(self, key: str, sender: str, state: str) -> None:
         """Stores the state of `sender` under `key`. ``START`` forgets it, as if it had never been set."""
         # A sender who stays in a state is most mail there is, and reading waits neither for the disk nor for others.
-        if state == self.get(key, sender):
+        if not self.looks_when_it_writes and state == self.get(key, sender):
             return
         if state == ROUTE_FIRST_STATE:
             self._remove(key, sender)
@@ -209,7 +214,7 @@ class SQLAlchemyConfirmationStorage(Rows):
         Column("sender", Text, nullable=False),
         Column("secret", Text, nullable=False),
         Column("pending_id", Text, nullable=False),
-        sqlite_with_rowid=False,
+        **TABLE_OPTIONS,
     )
     names = ("target", "sender")
 
@@ -268,6 +273,10 @@ def _engine(url: str | sqlalchemy.URL) -> Engine:
             options["max_overflow"] = -1
         if url.get_backend_name() != "sqlite":
             options["pool_pre_ping"] = True  # a database that was restarted fails no handler afterwards
+        if dialect.name == "postgresql" and dialect.driver in ("psycopg", "psycopg2"):
+            ours = {f"keepalives_{name}": number for name, number in DEAD_AFTER.items()}
+            ours["tcp_user_timeout"] = 1000 * _dead_after()
+            options["connect_args"] = {name: number for name, number in ours.items() if name not in url.query}
         engine = sqlalchemy.create_engine(url, **options)
     _harden(engine)
     return engine
@@ -278,6 +287,21 @@ def _harden(engine: Engine) -> None:
     forget_the_pool_after_fork(engine)
     if engine.dialect.name == "sqlite" and not sqlalchemy.event.contains(engine, "connect", _set_pragmas):
         sqlalchemy.event.listen(engine, "connect", _set_pragmas)
+    if engine.dialect.name == "postgresql" and not sqlalchemy.event.contains(engine, "connect", _ask_whether_we_live):
+        sqlalchemy.event.listen(engine, "connect", _ask_whether_we_live)
+
+
+def _dead_after() -> int:
+    return DEAD_AFTER["idle"] + DEAD_AFTER["interval"] * DEAD_AFTER["count"]
+
+
+def _ask_whether_we_live(connection: Any, record: Any) -> None:
+    cursor = connection.cursor()
+    for name, number in DEAD_AFTER.items():
+        cursor.execute(f"SET tcp_keepalives_{name} = {number}")
+    cursor.execute(f"SET tcp_user_timeout = '{_dead_after()}s'")
+    cursor.close()
+    connection.commit()
 
 
 def _set_pragmas(connection: Any, record: Any) -> None:

@@ -30,6 +30,13 @@ from lamson.threadlink import Statement, ThreadLink, thread_link
 KEY = LargeBinary(16).with_variant(mysql.BINARY(16), "mysql", "mariadb")
 """The type of a key. Half of the digest is long enough that nobody finds two texts with the same, and half as large."""
 
+TABLE_OPTIONS: dict[str, Any] = {
+    "sqlite_with_rowid": False,
+    # All of Unicode, whatever the database is set to.
+    "mysql_charset": "utf8mb4",
+    "mariadb_charset": "utf8mb4",
+}
+"""What each table is made with, beyond its columns."""
 
 _NO_TURN = nullcontext()  # what only reads waits for nobody
 
@@ -54,6 +61,8 @@ class Rows:
         self._select = self._way.statement(sqlalchemy.select(*values).where(here))
         self._delete = self._way.statement(sqlalchemy.delete(self.table).where(here))
         self._delete_all = self._way.statement(sqlalchemy.delete(self.table))
+        self.looks_when_it_writes = engine.dialect.name == "postgresql"
+        """Whether `_write` and `_remove` leave alone what is so already, and cost no more than to read it."""
         self._upsert = _upsert(self.table, values, engine.dialect.name)
         if self._upsert is not None:
             self._upsert = self._way.statement(self._upsert)
@@ -186,6 +195,12 @@ def _upsert(table: Table, values: list[Any], dialect: str) -> Any:
     if dialect not in inserts:
         return None
     insert = inserts[dialect](table)
+    if dialect == "postgresql":
+        # A row that conflicts is locked, and that is a write, even where it is not changed then.
+        row = {column.name: bindparam(column.name, type_=column.type) for column in table.columns}
+        same = sqlalchemy.and_(table.c.id == row["id"], *(column == row[column.name] for column in values))
+        new = sqlalchemy.select(*row.values()).where(~sqlalchemy.exists().where(same))
+        insert = insert.from_select(list(row), new)
     return insert.on_conflict_do_update(
         index_elements=[table.c.id],
         set_={column.name: insert.excluded[column.name] for column in values},
@@ -202,11 +217,23 @@ def shorten_keys(connection: Connection, table: Table) -> None:
         change = "ALTER TABLE {} ALTER COLUMN id TYPE bytea USING decode(substr(id, 1, 32), 'hex')"
         connection.exec_driver_sql(change.format(table.name))
         return
-    new = table.to_metadata(MetaData(), name=f"{table.name}_2")
+    former, new = f"{table.name}_1", table.to_metadata(MetaData(), name=f"{table.name}_2")
+    in_steps = connection.dialect.name in ("mysql", "mariadb")
+    if in_steps:
+        # They take nothing back of this when it is cut off. So both names change at once; before, it begins anew.
+        columns = {each["name"]: each["type"] for each in sqlalchemy.inspect(connection).get_columns(table.name)}
+        if isinstance(columns["id"], mysql.BINARY):
+            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {former}")
+            return
+        new.drop(connection, checkfirst=True)
     new.create(connection)
     names = [column.name for column in table.columns]
     old = sqlalchemy.table(table.name, *map(sqlalchemy.column, names))
     for some in connection.execute(sqlalchemy.select(old)).partitions(1000):
         connection.execute(sqlalchemy.insert(new), [{**row._mapping, "id": bytes.fromhex(row.id)[:16]} for row in some])
+    if in_steps:
+        connection.exec_driver_sql(f"RENAME TABLE {table.name} TO {former}, {new.name} TO {table.name}")
+        connection.exec_driver_sql(f"DROP TABLE {former}")
+        return
     connection.exec_driver_sql(f"DROP TABLE {table.name}")
     connection.exec_driver_sql(f"ALTER TABLE {new.name} RENAME TO {table.name}")

@@ -1,6 +1,7 @@
 """States, confirmations and locks on a real PostgreSQL, and what becomes of them when connections are lost."""
 
 import os
+import socket
 import threading
 
 import pytest
@@ -63,6 +64,27 @@ def in_threads(count, function):
     for thread in threads:
         thread.join()
     return errors
+
+
+# --- states -----------------------------------------------------------------------------------------------------
+
+
+def test_a_set_is_one_statement_and_no_write_when_nothing_changes(server, storage, url, monkeypatch):
+    def row():
+        return server.execute("SELECT xmin::text, xmax::text, ctid::text FROM lamson_state", url.rpartition("/")[2])
+
+    storage.set("a", "x@example.com", "ONE")
+    before = row()
+    statements = []
+    run = storage._way.run
+    monkeypatch.setattr(storage._way, "run", lambda *arguments: (statements.append(1), run(*arguments))[1])
+    storage.set("a", "x@example.com", "ONE")
+    storage.set("a", "nobody@example.com", "START")
+    assert (row(), len(statements)) == (before, 2)
+    storage.set("a", "x@example.com", "TWO")
+    assert row() != before and len(statements) == 3
+    storage.set("a", "x@example.com", "START")
+    assert row() == [] and len(statements) == 4
 
 
 # --- versions ----------------------------------------------------------------------------------------------------
@@ -307,3 +329,33 @@ def test_a_child_process_makes_connections_of_its_own(server, storage, url):
     assert storage.get("a", "x@example.com") == "TWO"
     with storage.engine.connect() as connection:
         assert connection.scalar(sqlalchemy.text("SELECT 1")) == 1
+
+
+# --- machines that are gone -------------------------------------------------------------------------------------
+
+
+def test_both_sides_ask_soon_whether_the_other_machine_is_still_there(storage, url):
+    def asked(connection):
+        shown = connection.cursor().execute(
+            "SELECT name, setting FROM pg_settings WHERE name LIKE 'tcp\\_%' ORDER BY name"
+        )
+        with socket.socket(fileno=os.dup(connection.fileno())) as ours:
+            timeouts = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+            return dict(shown.fetchall()), [ours.getsockopt(socket.IPPROTO_TCP, each) for each in timeouts]
+
+    theirs = {
+        "tcp_keepalives_count": "3",
+        "tcp_keepalives_idle": "30",
+        "tcp_keepalives_interval": "10",
+        "tcp_user_timeout": "60000",
+    }
+    with storage.lock("a", "x@example.com"):
+        assert asked(storage._way._own().connection) == (theirs, [30, 10, 3, 60000])
+    with storage.engine.connect() as connection:
+        assert asked(connection.connection.dbapi_connection) == (theirs, [30, 10, 3, 60000])
+
+
+def test_what_the_url_says_about_that_is_taken(url):
+    engine = configure_database({"url": url + "?keepalives_idle=5"}).engine
+    with engine.connect() as connection, socket.socket(fileno=os.dup(connection.connection.fileno())) as ours:
+        assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 5
