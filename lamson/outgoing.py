@@ -275,18 +275,6 @@ class RetryQueue:
         return wait
 
 
-def hurry(queue_dir: str | os.PathLike, key: str) -> bool:
-    """Make an entry due now, for whichever process works on the queue. Returns whether there is one of that key."""
-    path = Maildir(queue_dir).find(key)
-    if path is None:
-        return False
-    try:
-        os.utime(path, (0, 0))
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def _joined(reasons: dict[str, str]) -> str:
     return "; ".join(dict.fromkeys(reasons.values()))[:LONGEST_REASON]
 

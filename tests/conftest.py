@@ -10,7 +10,7 @@ import pytest
 from commandline import kill_servers, make_project
 from lamson.handlermodules import HandlerModules
 from lamson.routing import MemoryStorage, Router
-from processes import needs
+from processes import Shell, needs
 
 # A shell lets what it runs in the background ignore ctrl-c, and so would all servers that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -53,6 +53,13 @@ def folder(tmp_path, monkeypatch):
 def project(folder, monkeypatch):
     """A new project whose server takes any free port, and which is the current folder."""
     return make_project(folder, monkeypatch)
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """A shell in a folder of its own; what it has started ends with the test."""
+    with Shell(tmp_path) as shell:
+        yield shell
 
 
 @pytest.fixture(scope="session")

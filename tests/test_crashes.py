@@ -148,12 +148,6 @@ class Project:
         return (self.folder / "logs/lamson.log").read_text()
 
 
-@pytest.fixture
-def shell(tmp_path):
-    with Shell(tmp_path) as shell:
-        yield shell
-
-
 # --- the messages ------------------------------------------------------------------------------------------------
 
 

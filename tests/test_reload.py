@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from processes import Shell, eventually
+from processes import eventually
 
 HANDLER = """
 from lamson.routing import Router, route, stateless
@@ -58,12 +58,6 @@ class Senders:
         self.stopping.set()
         for thread in self.threads:
             thread.join()
-
-
-@pytest.fixture
-def shell(tmp_path):
-    with Shell(tmp_path) as shell:
-        yield shell
 
 
 @pytest.fixture

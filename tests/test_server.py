@@ -54,6 +54,17 @@ def client(receiver):
     return smtplib.SMTP("127.0.0.1", receiver.port, timeout=30)
 
 
+def sending(receiver):
+    """A client that has sent a message, and has not been told yet what became of it."""
+    smtp = client(receiver)
+    smtp.ehlo()
+    smtp.mail("a@b.c")
+    smtp.rcpt("d@e.f")
+    smtp.docmd("DATA")
+    smtp.send(RAW + b".\r\n")
+    return smtp
+
+
 class TestSMTPReceiver:
     def test_bytes_and_envelope_arrive_as_they_were_sent(self, receiver, taken):
         with client(receiver()) as smtp:
@@ -156,12 +167,7 @@ class TestSMTPReceiver:
             done.set()
 
         one = receiver()
-        smtp = client(one)
-        smtp.ehlo()
-        smtp.mail("a@b.c")
-        smtp.rcpt("d@e.f")
-        smtp.docmd("DATA")
-        smtp.send(RAW + b".\r\n")
+        smtp = sending(one)
         assert inside.wait(30)
         smtp.close()
         closing = threading.Thread(target=one.close)
@@ -308,16 +314,11 @@ class TestSMTPReceiver:
             go_on.wait(30)
 
         one = receiver()
-        smtp = client(one)
-        smtp.ehlo()
-        smtp.mail("a@b.c")
-        smtp.rcpt("d@e.f")
-        smtp.docmd("DATA")
-        smtp.send(RAW + b".\r\n")
-        assert inside.wait(30)
-        one.close()
-        assert "1 messages are still being handled" in caplog.text
-        go_on.set()
+        with contextlib.closing(sending(one)):
+            assert inside.wait(30)
+            one.close()
+            assert "1 messages are still being handled" in caplog.text
+            go_on.set()
 
     def test_a_changed_handler_counts_at_rcpt_too(self, app, receiver):
         (app / "one.py").write_text("from lamson.routing import *\n@route('old@test.com')\ndef START(m): pass\n")

@@ -161,12 +161,6 @@ class Project:
 
 
 @pytest.fixture
-def shell(tmp_path):
-    with Shell(tmp_path) as shell:
-        yield shell
-
-
-@pytest.fixture
 def project(shell):
     return Project(shell)
 
