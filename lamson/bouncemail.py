@@ -186,7 +186,8 @@ class BounceMail:
                 # People write about bounces, too; but they do not return what they write about.
                 score += 0.3 if self.original is None else 0.5
         if self.sender in ("", "<>") or any(path.strip() in ("", "<>") for path in self.base.get_all("Return-Path")):
-            score += 0.3
+            # From nobody; with a message that comes back in it, as only bounces have, that is enough.
+            score += 0.3 if self._enclosed is None else LIKELY
         if (self.base["Auto-Submitted"] or "no").strip().lower() != "no":
             score += 0.1
         return min(score, 1.0)

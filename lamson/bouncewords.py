@@ -204,7 +204,8 @@ REPLY = re.compile(
 OTHER_SUBJECT = _any(r"""
     (?:almost|nearly|\d\d ?%|close to|approaching|soon) ~3 (?:full|limit|quota|exceeded)
     (?:quota|mailbox|storage|disk|space) ~2 (?:warning|usage|notice|alert|almost|nearly|approach|is at \d|at \d)
-    quarantine (?:summary|digest|report|notification)
+    \b(?:hourly|daily|weekly|monthly)\b
+    \b(?:summary|digest|statistics)\b
 """)  # fmt: skip
 
 # How people's mailers answer by themselves while those are away, and what they call it.
