@@ -28,6 +28,7 @@ import hmac
 import logging
 import re
 import secrets
+import shelve
 import string
 import threading
 import time
@@ -66,6 +67,13 @@ class ConfirmationStorage:
     def __init__(self, db: MutableMapping[str, Any] | None = None):
         self.confirmations: MutableMapping[str, Any] = {} if db is None else db
         self._access = threading.Lock()  # no dbm module, which is what a shelf is in, is safe in threads
+        dbm = getattr(db, "dict", None)  # of a shelf
+        if isinstance(db, shelve.Shelf) and not hasattr(dbm, "sync"):
+            log.warning(
+                "A shelf in %s keeps what is stored to itself until it is closed: a server that is killed forgets who "
+                "was asked. Use lamson.database.SQLAlchemyConfirmationStorage, or have Python's dbm.gnu installed.",
+                type(dbm).__module__,
+            )
 
     def get(self, target: str, from_address: str) -> tuple[str, str] | tuple[None, None]:
         """Returns ``(secret, pending_id)``, or ``(None, None)`` when nothing waits to be confirmed."""

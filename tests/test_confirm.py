@@ -1,5 +1,6 @@
 """Confirmations: who is asked, which answer counts and which does not, and what is kept meanwhile."""
 
+import dbm.dumb
 import re
 import shelve
 import shutil
@@ -141,12 +142,20 @@ def test_two_storages_share_nothing():
 
 def test_what_is_in_a_shelf_is_in_its_file_at_once(tmp_path):
     (tmp_path / "killed").mkdir()
-    with shelve.open(str(tmp_path / "shelf")) as shelf:
+    with shelve.Shelf(dbm.dumb.open(str(tmp_path / "shelf"))) as shelf:
         ConfirmationStorage(shelf).store("cats", ZED, "abc", "17.M1")
         for file in tmp_path.glob("shelf*"):  # as the files are when the process ends without a word
             shutil.copy(file, tmp_path / "killed")
-    with shelve.open(str(tmp_path / "killed/shelf")) as shelf:
+    with shelve.Shelf(dbm.dumb.open(str(tmp_path / "killed/shelf"))) as shelf:
         assert ConfirmationStorage(shelf).get("cats", ZED) == ("abc", "17.M1")
+
+
+def test_a_shelf_that_cannot_be_told_to_write_is_warned_of(tmp_path, caplog):
+    with shelve.Shelf(dbm.dumb.open(str(tmp_path / "shelf"))) as shelf:
+        ConfirmationStorage(shelf)
+    assert not caplog.records
+    ConfirmationStorage(shelve.Shelf({}))
+    assert "a server that is killed forgets who was asked" in caplog.text
 
 
 def test_a_database_shows_people_what_is_waited_for(tmp_path):
