@@ -62,6 +62,13 @@ def alive(pid: int) -> bool:
         return False
 
 
+def stand_still(pid: int) -> None:
+    """Stops a process, and returns once none of its threads does anything: on a busy machine some go on for a while."""
+    os.kill(pid, signal.SIGSTOP)
+    for stat in list(Path(f"/proc/{pid}/task").glob("*/stat")):
+        eventually(lambda stat=stat: stat.read_text().rpartition(")")[2].split()[0] == "T", f"{stat} says so")
+
+
 def states_read_at_once(url: str, number: int) -> list[str]:
     """What so many processes print that open a database in the same moment, and read the state of one sender."""
     code = (

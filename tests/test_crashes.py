@@ -31,7 +31,7 @@ import pytest
 from lamson.mail import MailRequest
 from lamson.queue import Queue
 from lamson.relay import RETRY_THREADS
-from processes import PATIENCE, Shell, alive, eventually, needs, taken
+from processes import PATIENCE, Shell, alive, eventually, needs, stand_still, taken
 
 HERE = Path(__file__).parent
 ROUNDS = int(os.environ.get("LAMSON_CRASH_ROUNDS", 4))
@@ -515,9 +515,7 @@ def fill(work: Queue, outbox: list[Letter]) -> None:
 
 def in_hand(server: Server, folder: Path) -> set[str]:
     """Stops a process in the middle of whatever it does, and returns the keys of the messages it has claimed."""
-    os.kill(server.pid, signal.SIGSTOP)
-    stat = Path(f"/proc/{server.pid}/stat")
-    eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "that it stands still")
+    stand_still(server.pid)
     files = [os.readlink(file) for file in Path(f"/proc/{server.pid}/fd").iterdir()]
     return {os.path.basename(file).partition(":")[0] for file in files if file.startswith(f"{folder}/cur/")}
 
@@ -789,7 +787,7 @@ def test_a_queue_receiver_goes_on_when_its_disks_are_mended(shell, rng, small_di
         filler.unlink()
     eventually(lambda: not project.queue("work").count(), "an empty run/work")
 
-    os.kill(server.pid, signal.SIGSTOP)  # so that it has no file open for writing
+    stand_still(server.pid)  # so that it has no file open for writing
     fill(project.queue("work"), outbox[5:])
     read_only(disks["work"], True)
     os.kill(server.pid, signal.SIGCONT)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from lamson.pidfile import find_server
-from processes import Shell, alive, eventually
+from processes import Shell, alive, eventually, stand_still
 
 # Every message moves its sender one state further, round and round, and writes down where it was.
 ROUND = """
@@ -363,7 +363,7 @@ def test_every_worker_holds_the_database_open_itself_whatever_the_boot_module_ha
     project.start()
     one, other = project.workers
     for worker, stopped in ((one, other), (other, one)):
-        os.kill(stopped, signal.SIGSTOP)
+        stand_still(stopped)
         try:
             project.send()
         finally:
