@@ -11,6 +11,7 @@ from commandline import kill_servers, make_project
 from lamson.handlermodules import HandlerModules
 from lamson.routing import MemoryStorage, Router
 from processes import Shell, needs
+from sink import NameServer
 
 # A shell lets what it runs in the background ignore ctrl-c, and so would all servers that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -60,6 +61,13 @@ def shell(tmp_path):
     """A shell in a folder of its own; what it has started ends with the test."""
     with Shell(tmp_path) as shell:
         yield shell
+
+
+@pytest.fixture
+def names():
+    """A name service that knows what the test puts into its zone."""
+    with NameServer() as names:
+        yield names
 
 
 @pytest.fixture(scope="session")
