@@ -14,6 +14,7 @@ found here, too.
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -87,6 +88,13 @@ class SMTPReceiver:
     ):
         if unknown_recipients not in ("refuse", "queue"):
             raise ValueError(f"unknown_recipients is {unknown_recipients!r}. It has to be 'refuse' or 'queue'.")
+        if not isinstance(port, int):
+            raise TypeError(f"port is {port!r}. It has to be a number.")
+        known = [field.name for field in dataclasses.fields(Limits)]
+        for name in limits:
+            if name not in known:
+                options = ", ".join(["host", "port", "unknown_recipients", "retry_queue", *known])
+                raise TypeError(f"A receiver has no option {name!r}. It has {options}.")
         self.host = host
         self.port = port
         self.unknown_recipients = unknown_recipients

@@ -109,6 +109,12 @@ class TestSMTPReceiver:
         finally:
             one.close()
 
+    def test_what_is_no_option_is_an_error_that_names_those_there_are(self):
+        with pytest.raises(TypeError, match="no option 'prt'. It has host, port, .*, size_limit, "):
+            SMTPReceiver(host="127.0.0.1", prt=0)
+        with pytest.raises(TypeError, match="port is '8823'. It has to be a number"):
+            SMTPReceiver("127.0.0.1", "8823")
+
     def test_a_wrong_unknown_recipients_is_an_error_that_names_it(self):
         with pytest.raises(ValueError, match="'drop'"):
             SMTPReceiver("127.0.0.1", 0, unknown_recipients="drop")
