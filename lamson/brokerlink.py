@@ -135,9 +135,9 @@ class Link:
         self._guard = threading.RLock()  # the thread that tells of our being alive uses the connection, too
         self._looked = 0.0
         self._wire: Any = None
-        kombu = _kombu()
+        connection, producer, kombu_error = _kombu()
         try:
-            self._connection = kombu.Connection(
+            self._connection = connection(
                 place.url,
                 ssl=place.tls_options(),
                 connect_timeout=CONNECT_TIME,
@@ -148,7 +148,7 @@ class Link:
             raise QueueError(f"{place}: {error}") from error
         self._errors: tuple[type[BaseException], ...] = (
             OSError,
-            kombu.exceptions.KombuError,
+            kombu_error,
             *self._connection.connection_errors,
             *self._connection.channel_errors,
         )
@@ -172,7 +172,7 @@ class Link:
                 self.declare(place.queue)
                 self._channel = self._connection.channel()
                 self._channel.auto_decode = False  # bytes stay bytes, whatever a message says about them
-                self._producer = kombu.Producer(self._channel)
+                self._producer = producer(self._channel)
                 if place.url.startswith("redis"):
                     self._check_promises()
         except ValueError as error:  # a database of Redis that is no number
@@ -393,11 +393,17 @@ def keeping(link: Link, message: Any) -> contextlib.AbstractContextManager[None]
     return _keeper.keeping(link, message)
 
 
-def _kombu() -> Any:
+def _kombu() -> tuple[Any, Any, Any]:
+    """What is needed of kombu: its connection, its producer, and its error.
+
+    From its modules, for while one thread imports kombu itself, others get a part of it that has nothing in it.
+    """
     try:
-        import kombu
+        from kombu.connection import Connection
+        from kombu.exceptions import KombuError
+        from kombu.messaging import Producer
     except ImportError as error:
         raise QueueError(
             f"A queue over a broker needs more than Lamson: pip install 'lamson[broker]' ({error})"
         ) from error
-    return kombu
+    return Connection, Producer, KombuError

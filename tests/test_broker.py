@@ -825,9 +825,30 @@ class TestPlace:
         assert "secret" not in str(caught.value) and "queue=posts" in str(caught.value)
 
     def test_without_kombu_the_error_names_the_extra(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "kombu", None)
+        monkeypatch.setitem(sys.modules, "kombu.connection", None)
         with pytest.raises(QueueError, match=r"lamson\[broker\]"), linked(Place.of("memory://?queue=without")):
             pass
+
+    def test_threads_that_need_kombu_at_the_same_moment_all_get_it(self):
+        script = """
+            import sys, threading
+            from lamson.queue import Queue
+            together, counts = threading.Barrier(16), []
+
+            def count(number):
+                together.wait()
+                counts.append(Queue("memory://?queue=posts").count())
+
+            sys.setswitchinterval(1e-5)
+            threads = [threading.Thread(target=count, args=(number,)) for number in range(16)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert counts == [0] * 16
+        """
+        for _ in range(3):
+            subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=120)
 
     def test_kombu_is_imported_by_nobody_who_needs_no_broker(self, tmp_path):
         script = (
