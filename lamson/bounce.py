@@ -171,15 +171,16 @@ def detect(msg: Any) -> BounceAnalyzer:
 # Routing
 
 
-def bounce_to(soft: Callable[..., Any], hard: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def bounce_to(
+    soft: Callable[..., Any] | None = None, hard: Callable[..., Any] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Let bounces run `soft` or `hard` in place of the decorated function. Goes under `@route`.
 
     Both are called as the decorated function would have been, captures included, and what they return is the next
     state, as with any function. They need no decorators of their own.
     """
-    for name, func in (("soft", soft), ("hard", hard)):
-        if not callable(func):
-            raise MisuseError(f"@bounce_to(soft=..., hard=...) needs functions, and {name} is {func!r}.")
+    if not callable(soft) or not callable(hard):
+        raise MisuseError(f"@bounce_to needs two functions: soft, which is {soft!r}, and hard, which is {hard!r}.")
 
     def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
         if getattr(func, "_lamson_settings", {}).get("routes"):

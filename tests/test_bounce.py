@@ -795,9 +795,9 @@ class TestRouting:
                 pass
 
     def test_it_wants_two_functions(self):
-        with pytest.raises(MisuseError, match="hard is None"):
+        with pytest.raises(MisuseError, match="hard, which is None"):
             bounce_to(soft=print, hard=None)
-        with pytest.raises(TypeError):
+        with pytest.raises(AssertionError, match="hard, which is None"):
             bounce_to(soft=print)
 
 
