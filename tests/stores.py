@@ -5,6 +5,7 @@ is not installed.
 """
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -187,7 +188,15 @@ def _pouchdb_server():
         return script
     if not (os.environ.get("CI") or os.environ.get("LAMSON_TEST_NPM")):
         pytest.skip("pouchdb-server is not installed: run with LAMSON_TEST_NPM=1, which has npm install it (60 MB)")
-    npm = _program("npm", "npm")
+    reason = _install_pouchdb_server(_program("npm", "npm"), cache)
+    if reason:
+        pytest.skip(reason)
+    return script
+
+
+@functools.cache  # not once more for each test when it cannot be
+def _install_pouchdb_server(npm, cache):
+    """Has npm install it. Returns why it did not."""
     cache.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache.parent) as folder:
         # Without scripts: they would compile what nobody needs here. LevelDB comes compiled.
@@ -201,10 +210,10 @@ def _pouchdb_server():
                 timeout=NPM_SECONDS,
             )
         except subprocess.TimeoutExpired:
-            pytest.skip(f"npm did not install pouchdb-server in {NPM_SECONDS} seconds")
+            return f"npm did not install pouchdb-server in {NPM_SECONDS} seconds"
         if done.returncode:
-            pytest.skip(f"npm could not install pouchdb-server: {done.stderr.strip().splitlines()[:1]}")
+            return f"npm could not install pouchdb-server: {done.stderr.strip().splitlines()[:1]}"
         with contextlib.suppress(OSError):  # another test run came first
             os.rename(folder, cache)
         os.makedirs(folder, exist_ok=True)  # for its removal
-    return script
+    return None
