@@ -53,6 +53,9 @@ MAX_AGE = 7 * 24 * 3600
 SECRET_CHARACTERS = string.ascii_lowercase + string.digits
 SECRET_LENGTH = 25
 
+# How often another process may be quicker. One that reads what was there when its transaction began never sees why.
+REPLACE_ATTEMPTS = 20
+
 # A queue is looked through for what is too old this often, in seconds: a listing of many files takes its time.
 SWEEP_INTERVAL = 3600
 
@@ -61,7 +64,8 @@ class ConfirmationStorage:
     """Which secret confirms what, in any mapping: a dictionary, which ends with the process, or a shelf.
 
     `lamson.database.SQLAlchemyConfirmationStorage` keeps it in a database, for several processes. For anything else
-    give a class of your own these methods; `forget` may be missing, and then entries of people who never answered stay.
+    give a class of your own these methods. `forget` may be missing, and then entries of people who never answered stay;
+    so may `replace`, and then two processes that ask for one sender at once leave a message too many in the queue.
     """
 
     def __init__(self, db: MutableMapping[str, Any] | None = None):
@@ -84,6 +88,15 @@ class ConfirmationStorage:
         """Remembers the secret and the key of the pending message, in place of what was there."""
         with self._changing() as confirmations:
             confirmations[self.key(target, from_address)] = (secret, pending_id)
+
+    def replace(self, target: str, from_address: str, former: str | None, secret: str, pending_id: str) -> bool:
+        """Stores as `store` does, if the pending message there is still `former`, None for none. Returns whether."""
+        with self._changing() as confirmations:
+            key = self.key(target, from_address)
+            if confirmations.get(key, (None, None))[1] != former:
+                return False
+            confirmations[key] = (secret, pending_id)
+            return True
 
     def delete(self, target: str, from_address: str) -> bool:
         """Forgets an entry. Returns whether there was one: of two that delete it at once, one is told so."""
@@ -169,11 +182,26 @@ class ConfirmationEngine:
         secret = self.make_random_secret()
         with self._access:
             self._sweep()
-            _, former = self.storage.get(target, sender)
-            self.storage.store(target, sender, secret, self.push_pending(message))
+            pending_id = self.push_pending(message)
+            try:
+                former = self._put(target, sender, secret, pending_id)
+            except BaseException:
+                self.delete_pending(pending_id)
+                raise
             if former is not None:
                 self.delete_pending(former)
         return f"{target}-confirm-{secret}"
+
+    def _put(self, target: str, sender: str, secret: str, pending_id: str) -> str | None:
+        """Store an entry. Returns the key of the message whose place it has taken, None for none."""
+        if hasattr(self.storage, "replace"):
+            for _ in range(REPLACE_ATTEMPTS):
+                _, former = self.storage.get(target, sender)
+                if self.storage.replace(target, sender, former, secret, pending_id):
+                    return former
+        _, former = self.storage.get(target, sender)
+        self.storage.store(target, sender, secret, pending_id)
+        return former
 
     # the answer
 

@@ -34,7 +34,7 @@ from sqlalchemy.pool import QueuePool, SingletonThreadPool, StaticPool
 from lamson.errors import MisuseError
 from lamson.filelocks import file_locks
 from lamson.routing import ROUTE_FIRST_STATE, Router, StateStorage
-from lamson.rows import KEY, TABLE_OPTIONS, Rows, is_linked
+from lamson.rows import KEY, TABLE_OPTIONS, Rows, insert_if_missing, is_linked, key
 from lamson.schema import need_folder
 from lamson.sessions import Sessions, call_sessions, close_sessions
 from lamson.sqlitelog import use_log
@@ -222,6 +222,10 @@ class SQLAlchemyConfirmationStorage(Rows):
         super().__init__(_engine_of(bind, type(self)), bind.sessions if isinstance(bind, Database) else None)
         forget = sqlalchemy.delete(self.table).where(self.table.c.pending_id == bindparam("gone"))
         self._forget = self._way.statement(forget)
+        self._insert = self._way.statement(insert_if_missing(self.table, self.engine.dialect.name))
+        same = (self.table.c.id == bindparam("id_"), self.table.c.pending_id == bindparam("former"))
+        new: dict[str, Any] = {"secret": bindparam("new_secret"), "pending_id": bindparam("new_pending_id")}
+        self._update = self._way.statement(sqlalchemy.update(self.table).where(*same).values(new))
 
     def get(self, target: str, from_address: str) -> tuple[str, str] | tuple[None, None]:
         """Returns ``(secret, pending_id)``, or ``(None, None)`` when nothing waits to be confirmed."""
@@ -231,6 +235,14 @@ class SQLAlchemyConfirmationStorage(Rows):
     def store(self, target: str, from_address: str, secret: str, pending_id: str) -> None:
         """Stores the secret and the key of the pending message, in place of what was there."""
         self._write(target, from_address, secret=secret, pending_id=pending_id)
+
+    def replace(self, target: str, from_address: str, former: str | None, secret: str, pending_id: str) -> bool:
+        """Stores as `store` does, if the pending message there is still `former`, None for none. Returns whether."""
+        if former is None:
+            return self._add(self._insert, target, from_address, secret=secret, pending_id=pending_id)
+        values = {"id_": key(target, from_address), "former": former}
+        values |= {"new_secret": secret, "new_pending_id": pending_id}
+        return self._change(self._update, values, again=False) > 0
 
     def delete(self, target: str, from_address: str) -> bool:
         """Forgets an entry. Returns whether there was one: of two that delete it at once, one is told so."""

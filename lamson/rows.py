@@ -89,12 +89,22 @@ class Rows:
 
     def _write(self, first: str, second: str, **values: str) -> None:
         """Put values into a row, which is made when it is missing."""
-        names = zip(self.names, (storable(first), storable(second)), strict=True)
-        row = {"id": key(first, second), **dict(names), **values}
+        row = self._row(first, second, values)
         if self._upsert is not None:
             self._change(self._upsert, row)
         else:
             self._update_or_insert(row, values)
+
+    def _add(self, insert: Statement, first: str, second: str, **values: str) -> bool:
+        """Make a row, with the statement of `insert_if_missing`. Returns False when there is one."""
+        try:
+            return self._change(insert, self._row(first, second, values), again=False) > 0
+        except IntegrityError:
+            return False
+
+    def _row(self, first: str, second: str, values: dict[str, str]) -> dict[str, Any]:
+        names = zip(self.names, (storable(first), storable(second)), strict=True)
+        return {"id": key(first, second), **dict(names), **values}
 
     def _remove(self, first: str, second: str, again: bool = True) -> bool:
         """Take a row out. Returns whether it was there."""
@@ -191,10 +201,9 @@ def key(first: str, second: str) -> bytes:
 
 def _upsert(table: Table, values: list[Any], dialect: str) -> Any:
     """The statement that inserts a row or replaces the one there is; None for a database that has none."""
-    inserts: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-    if dialect not in inserts:
+    if dialect not in _INSERTS:
         return None
-    insert = inserts[dialect](table)
+    insert = _INSERTS[dialect](table)
     if dialect == "postgresql":
         # A row that conflicts is locked, and that is a write, even where it is not changed then.
         row = {column.name: bindparam(column.name, type_=column.type) for column in table.columns}
@@ -206,6 +215,16 @@ def _upsert(table: Table, values: list[Any], dialect: str) -> Any:
         set_={column.name: insert.excluded[column.name] for column in values},
         where=sqlalchemy.or_(*(column != insert.excluded[column.name] for column in values)),
     )
+
+
+def insert_if_missing(table: Table, dialect: str) -> Any:
+    """The statement that inserts a row, and does nothing when there is one, or raises IntegrityError then."""
+    if dialect not in _INSERTS:
+        return sqlalchemy.insert(table)
+    return _INSERTS[dialect](table).on_conflict_do_nothing(index_elements=[table.c.id])
+
+
+_INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 def shorten_keys(connection: Connection, table: Table) -> None:

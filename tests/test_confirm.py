@@ -83,6 +83,15 @@ def answer(address, sender=ZED, headers=""):
     return MailRequest("peer", sender, address, f"{headers}Subject: Re: Confirmation\n\nYes.\n")
 
 
+def in_threads(work, arguments):
+    """Calls `work` with each of the arguments at once."""
+    threads = [threading.Thread(target=work, args=(argument,)) for argument in arguments]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def secret_of(confirm_address):
     return confirm_address.partition("@")[0].rpartition("-")[2]
 
@@ -103,6 +112,18 @@ def test_a_storage_gives_what_was_stored_until_it_is_deleted(storage):
     assert storage.delete("cats", ZED) is False
     assert storage.get("cats", ZED) == (None, None)
     assert storage.get("dogs", ZED) == ("def", "17.M2")
+
+
+def test_an_entry_is_replaced_only_while_it_is_the_one_that_was_seen(storage):
+    assert storage.replace("cats", ZED, "17.M0", "abc", "17.M1") is False
+    assert storage.get("cats", ZED) == (None, None)
+    assert storage.replace("cats", ZED, None, "abc", "17.M1") is True
+    assert storage.replace("cats", ZED, None, "def", "17.M2") is False
+    assert storage.replace("cats", ZED, "17.M0", "def", "17.M2") is False
+    assert storage.get("cats", ZED) == ("abc", "17.M1")
+    assert storage.replace("cats", ZED, "17.M1", "def", "17.M2") is True
+    assert storage.get("cats", ZED) == ("def", "17.M2")
+    assert storage.get("dogs", ZED) == (None, None)
 
 
 def test_clear_forgets_everything(storage):
@@ -257,13 +278,41 @@ def test_whoever_asks_twice_has_one_message_waiting(engine):
 
 
 def test_eight_threads_that_ask_for_one_sender_leave_one_message(engine):
-    threads = [threading.Thread(target=engine.register, args=("cats", mail())) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(lambda _: engine.register("cats", mail()), range(8))
     assert engine.pending.count() == 1
     assert engine.pending.keys() == [engine.storage.get("cats", ZED)[1]]
+
+
+def test_of_processes_that_ask_for_one_sender_at_once_one_message_waits(tmp_path):
+    """What no lock of this process helps against; engines of their own are as good as processes."""
+    url = f"sqlite:///{tmp_path}/x.db"
+    engines = [ConfirmationEngine(tmp_path / "pending", SQLAlchemyConfirmationStorage(url)) for _ in range(4)]
+    together = threading.Barrier(4)
+
+    def ask(engine):
+        for _ in range(5):
+            together.wait()
+            engine.register("cats", mail())
+
+    in_threads(ask, engines)
+    assert engines[0].pending.keys() == [engines[0].storage.get("cats", ZED)[1]]
+
+
+def test_a_storage_without_replace_will_do(tmp_path):
+    engine = ConfirmationEngine(tmp_path / "pending", FourMethods())
+    engine.register("cats", mail())
+    engine.register("cats", mail())
+    assert engine.pending.keys() == [engine.storage.get("cats", ZED)[1]]
+
+
+def test_a_storage_that_fails_leaves_nothing_in_the_queue(engine, monkeypatch):
+    def fail(*arguments):
+        raise OSError("no disk")
+
+    monkeypatch.setattr(engine.storage, "replace", fail)
+    with pytest.raises(OSError, match="no disk"):
+        engine.register("cats", mail())
+    assert engine.pending.count() == 0
 
 
 def test_secrets_are_long_lower_case_and_each_another(engine):
@@ -415,11 +464,7 @@ def test_of_many_who_give_the_right_secret_at_once_one_gets_the_message(tmp_path
         together.wait()
         found.append(engine.verify("cats", ZED, secret))
 
-    threads = [threading.Thread(target=confirm, args=(engine,)) for engine in engines]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(confirm, engines)
     assert sum(message is not None for message in found) == 1
 
 
