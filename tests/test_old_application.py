@@ -10,6 +10,7 @@ import pytest
 
 from commandline import deliver, run, set_port, start
 from lamson.queue import Queue
+from pages import Page
 from processes import eventually
 
 APPLICATION = Path(__file__).parent / "old_application"
@@ -43,6 +44,20 @@ def test_its_tests_are_green(desk):
     done = subprocess.run([sys.executable, "-m", "lamson.nosetests"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Ran 5 tests" in done.stderr
+
+
+def test_the_states_of_an_old_shelf_are_taken_over_as_the_page_says(desk):
+    page = Page("from_lamson_1.md")
+    write, read = (page.block("The data", beginning) for beginning in ("python2", "from ast"))
+    make = "import shelve; shelve.open('run/states')[repr(['app.handlers.desk', u'me@mydomain.com'])] = 'OPEN'"
+    if subprocess.run(f'python2 -c "{make}"', shell=True, capture_output=True).returncode == 0:
+        subprocess.run(write, shell=True, check=True)
+    else:  # where there is no Python 2, what it would write
+        Path("states.txt").write_text("['app.handlers.desk', u'me@mydomain.com'] OPEN\n")
+    subprocess.run([sys.executable, "-c", read], check=True)
+    port, _ = start()
+    with pytest.raises(SMTPDataError, match="550, b'No ticket 0'"):
+        say(port, "ticket-0@support.example.com")
 
 
 def test_its_server_holds_conversations_over_restarts_and_keeps_what_a_handler_failed_on(desk):
