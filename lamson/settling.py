@@ -35,10 +35,14 @@ def settle(message: MailRequest, outcomes: list[Outcome], retries: RetryQueue | 
 
     When some copies are safe and others are not, the message is accepted: were it refused, the client would send the
     safe ones a second time. The others go to the `retries` when a handler wants them later, and to the undeliverable
-    queue otherwise.
+    queue otherwise. The same is true when handlers refused some copies for good and want others later, with no safe one
+    among them: a client that came again for these would come with those, and the handlers that refused would run again.
     """
     unsafe = [outcome for outcome in outcomes if not outcome.safe]
-    if len(unsafe) < len(outcomes):
+    unsafe.sort(key=is_temporary)
+    later = sum(map(is_temporary, unsafe))
+    torn = 0 < later < len(unsafe) and retries is not None and Router.UNDELIVERABLE_QUEUE is not None
+    if torn or len(unsafe) < len(outcomes):
         unsafe = [
             outcome for outcome in unsafe if not (_deferred(message, outcome, retries) or Router.keep(message, outcome))
         ]

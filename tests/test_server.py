@@ -524,6 +524,28 @@ class TestSettle:
         outcomes = [self.outcome(error=SMTPError(550)), self.outcome(error=SMTPError(450, "Later."))]
         assert str(settling.settle(MailRequest("", "a@b.c", [], RAW), outcomes)) == "450 Later."
 
+    def test_a_refusal_for_good_is_not_asked_for_again_because_another_copy_is_wanted_later(self, tmp_path):
+        Router.UNDELIVERABLE_QUEUE = Queue(tmp_path / "undeliverable")
+        calls = []
+
+        @route("(name)@test.com", name=".+")
+        @stateless
+        def START(message, name):
+            calls.append(name)
+            raise SMTPError(int(name[-3:]), name)
+
+        one = SMTPReceiver("127.0.0.1", 0, retry_queue=str(tmp_path / "deferred"))
+        assert one.process_message("peer", "a@b.c", ["late450@test.com", "no550@test.com"], RAW) is None
+        assert [entry.recipients for entry in Queue(tmp_path / "deferred").entries()] == [["late450@test.com"]]
+        assert [entry.recipients for entry in Router.UNDELIVERABLE_QUEUE.entries()] == [["no550@test.com"]]
+        for codes in ((450, 451), (550, 552)):
+            recipients = [f"x{code}@test.com" for code in codes]
+            assert one.process_message("peer", "a@b.c", recipients, RAW).startswith(str(codes[0])), "all of one mind"
+        assert Queue(tmp_path / "deferred").count() == Router.UNDELIVERABLE_QUEUE.count() == 1
+        one.retries.clock = lambda: time.time() + 3600
+        assert one.retries.retry() == 1
+        assert calls.count("late450") == 2 and calls.count("no550") == 1
+
     def test_what_no_route_takes_is_refused_for_good_and_what_no_state_takes_for_now(self):
         @route("d@e.f")
         def END(message):
