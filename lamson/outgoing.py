@@ -15,7 +15,8 @@ sender, and the message. The time of the file (its mtime) is when it is due, the
 `lamson queue` lists and shows entries, and removing the file removes the entry.
 
 The time to the next attempt grows with the age of the entry: about a minute after the first failure, then twice as long
-each time, an hour at most, and some of it by chance, so that the mail of a bad hour does not come back all at once.
+each time, an hour at most, and some of it by chance, so that the mail of a bad hour does not come back all at once. An
+entry that is due much later than that was dated while the clock was ahead of the time, and is due now.
 After five days, or at once when a failure is permanent, a recipient is given up.
 
 Several processes and threads may work on one queue: whoever tries an entry holds a lock of the operating system's on
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 LIFETIME = 5 * 24 * 3600
 FIRST_WAIT = 60
 LONGEST_WAIT = 3600
+FURTHEST = 2 * LONGEST_WAIT  # that an entry's date lies ahead at most, with some time for what chance adds
 LOOK = 30  # that often for entries of other processes
 BREATH = 0.1  # between two attempts at least, when nothing is due
 CLOSE_TIME = 30  # that close() gives to attempts
@@ -182,7 +184,7 @@ class RetryQueue:
             for name in self.mbox.names():
                 path = f"{self.mbox.path}/{name}"
                 try:
-                    due = os.stat(path).st_mtime
+                    due = self._due_at(os.stat(path).st_mtime)
                 except FileNotFoundError:  # somebody was done with it just now
                     continue
                 if due <= until:
@@ -192,6 +194,10 @@ class RetryQueue:
         dated.sort()
         return dated
 
+    def _due_at(self, date: float) -> float:
+        """When an entry of this date is due, in seconds since 1970."""
+        return date if date <= self.clock() + FURTHEST else 0.0
+
     # one entry
 
     def _try(self, path: str) -> bool:
@@ -199,7 +205,7 @@ class RetryQueue:
         try:
             with self.mbox.hold(path) as held:
                 # Somebody may have tried it since it was listed, so that it is not due any more.
-                if held is None or held.date > self.clock():
+                if held is None or self._due_at(held.date) > self.clock():
                     return False
                 self._handle(held)
                 return True

@@ -134,6 +134,29 @@ class TestWhen:
         assert retries.retry() == 3
         assert attempts.made == [["2@x.y"], ["0@x.y"], ["1@x.y"]]
 
+    @pytest.mark.parametrize("days", [1, 400])
+    def test_what_came_in_while_the_clock_was_ahead_is_due_when_it_is_put_back(self, retries, attempts, clock, days):
+        attempts.plan["later@x.y"] = Failure("451 Still later")
+        clock.ahead = days * DAY
+        push(retries, "a@x.y")
+        push(retries, "later@x.y")
+        assert retries.retry() == 0
+        clock.ahead = 0
+        assert retries.retry() == 2
+        assert sorted(attempts.made) == [["a@x.y"], ["later@x.y"]]
+        assert retries.retry() == 0, "from here on it goes by the clock again"
+        clock.ahead = 76
+        assert retries.retry() == 1 and attempts.made.pop() == ["later@x.y"] and not attempts.given_up
+
+    def test_a_clock_that_goes_on_by_a_day_costs_an_attempt_and_no_mail(self, retries, attempts, clock):
+        attempts.plan["a@x.y"] = Failure("451 Still later")
+        push(retries)
+        clock.ahead = DAY
+        assert retries.retry() == 1 and retries.retry() == 0
+        clock.ahead = 0
+        assert len(entries(retries)) == 1 and not attempts.given_up
+        assert retries.retry() == 1, "it is dated a day ahead"
+
 
 class TestWhatIsLeft:
     def test_only_those_who_did_not_get_it(self, retries, attempts):
