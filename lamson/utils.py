@@ -17,6 +17,7 @@ import importlib
 import logging
 import os
 import pwd
+import signal
 import stat
 import sys
 import types
@@ -24,13 +25,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from lamson.pidfile import PidFile, ServerError, check_for_pid, find_server
+from lamson.pidfile import STOP_TIME, PidFile, ServerError, check_for_pid, find_server
 from lamson.startup import explained
 
 if TYPE_CHECKING:
     from daemon import DaemonContext
 
 log = logging.getLogger(__name__)
+
+_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -254,12 +257,15 @@ def start_server(
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
+    # What comes between the fork and the wait is for the wait to hear: or else a server starts that nobody wants.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
     child = os.fork()
     if child:
         os.close(writing)
         pid_file.leave_to_child()
-        return _wait_for(child, reading, pid_file.path)
+        return _wait_for(child, reading, pid_file.path, before)
 
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     os.close(reading)
     detached = False
     try:
@@ -289,16 +295,24 @@ def _report(writing: int, text: str) -> None:
     os.close(writing)
 
 
-def _wait_for(child: int, reading: int, pid: str) -> str:
-    """Wait for the line that the daemon reports, and return where it listens."""
+def _wait_for(child: int, reading: int, pid: str, unblocked: set[int]) -> str:
+    """Wait for the line that the daemon reports, and return where it listens.
+
+    Whoever interrupts that (SIGINT, SIGTERM) stops the daemon as well. These are blocked until here.
+    """
+    terminated = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         with open(reading, encoding="utf-8") as report:
             word, _, text = report.readline().strip().partition(" ")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         server = find_server(pid)
         if server is not None:
             server.signal()
+            server.wait(STOP_TIME)
         raise
+    finally:
+        signal.signal(signal.SIGTERM, terminated)
     os.waitpid(child, 0)
     if word != "listening":
         raise ServerError(text or "The server's process ended before it listened, without a word.")
