@@ -282,6 +282,16 @@ class _Syncing:
             self._guard.notify()
 
 
+def beside(func: Callable[[], object]) -> Callable[[], object]:
+    """Run ``func()`` in a thread, and return what waits for its end. When there is no thread, it runs in that wait."""
+    thread = threading.Thread(target=func)
+    try:
+        thread.start()
+    except RuntimeError:
+        return func
+    return thread.join
+
+
 def _started(target: Callable[..., None], name: str, *args: Any) -> bool:
     """Start a thread. Returns whether the system has given one."""
     try:

@@ -31,7 +31,7 @@ from lamson.limits import Limits
 from lamson.logs import message_id, printable
 from lamson.mail import MailRequest
 from lamson.outgoing import RetryQueue
-from lamson.pool import HandlerPool
+from lamson.pool import HandlerPool, beside
 from lamson.protocol import LMTPProtocol, SMTPProtocol
 from lamson.queuereceiver import QueueReceiver
 from lamson.relay import Relay
@@ -201,12 +201,10 @@ class SMTPReceiver:
         if self._loop is None or self._thread is None or self._pool is None:
             self._close_sockets()
             return
-        retrying = threading.Thread(target=self.retries.close) if self.retries else None
-        if retrying is not None:
-            retrying.start()
+        retrying = beside(self.retries.close) if self.retries else None
         self._in_loop(self._stop_serving())
         if retrying is not None:
-            retrying.join()
+            retrying()
         self._pool.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

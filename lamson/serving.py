@@ -6,6 +6,7 @@ It returns when SIGTERM or SIGINT has come and what was in hand is done. With `w
 (`lamson.workers`), which share the port and what is on disk.
 """
 
+import dataclasses
 import logging
 import os
 import resource
@@ -17,6 +18,7 @@ from typing import Any
 from lamson import server
 from lamson.hosts import is_one_of
 from lamson.pidfile import ServerError
+from lamson.pool import beside
 from lamson.routing import Router
 from lamson.server import QueueReceiver, Relay, SMTPReceiver
 from lamson.startup import explained
@@ -25,6 +27,7 @@ from lamson.workers import Workers
 log = logging.getLogger(__name__)
 
 FILES = 1000  # that handlers may well have open, beside the clients' connections
+FEWEST_FILES = 64  # without which there is no serving: the event loop ends the process when it finds none for itself
 
 
 def serve(
@@ -106,24 +109,25 @@ def _serve_here(settings: Any, ready: Callable[[str], None]) -> str:
         if folder and "://" not in folder and not os.access(os.path.join(folder, "new"), os.W_OK | os.X_OK):
             raise ServerError(f"User {os.geteuid()} may not write to {folder}, where mail is kept.")
     if isinstance(receiver, SMTPReceiver):
-        _allow_open_files(receiver.limits.connection_limit)
-    # Until here a signal just ends the process; from here on there may be mail in hand. A handler of signals runs
-    # between any two steps of the main thread, so all that it does is to write a byte.
-    waiting, waking = os.pipe()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os.write(waking, b"."))
-    signal.signal(signal.SIGHUP, lambda *_: os.write(waking, b"c"))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])  # one may wait: see `Workers`
-
+        _allow_open_files(receiver)
     worker = None
-    if isinstance(receiver, QueueReceiver):
-        worker = threading.Thread(target=_work, args=(receiver, waking), name="lamson-queue", daemon=True)
-        worker.start()
-    else:
-        receiver.start()
+    with explained("The server cannot be started: "):
+        # Until here a signal just ends the process; from here on there may be mail in hand. A handler of signals runs
+        # between any two steps of the main thread, so all that it does is to write a byte.
+        waiting, waking = os.pipe()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: os.write(waking, b"."))
+        signal.signal(signal.SIGHUP, lambda *_: os.write(waking, b"c"))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])  # one may wait: see `Workers`
+
+        if isinstance(receiver, QueueReceiver):
+            worker = threading.Thread(target=_work, args=(receiver, waking), name="lamson-queue", daemon=True)
+            worker.start()
+        else:
+            receiver.start()
+        if isinstance(relay, Relay):  # what it could not deliver before is tried again
+            relay.start()
     where = receiver.where
-    if isinstance(relay, Relay):  # what it could not deliver before is tried again
-        relay.start()
     ready(where)
     log.info("started: %s, pid %d", where, os.getpid())
 
@@ -131,33 +135,44 @@ def _serve_here(settings: Any, ready: Callable[[str], None]) -> str:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second ctrl-c waits for nobody
     log.info("stopping: no more mail is taken, what is being handled is finished")
     # At the same time, since each may wait for a while for what it has in hand.
-    retrying = threading.Thread(target=relay.close) if isinstance(relay, Relay) else None
-    if retrying is not None:
-        retrying.start()
+    retrying = beside(relay.close) if isinstance(relay, Relay) else None
     receiver.close()
     if worker is not None:
         worker.join(server.SHUTDOWN_TIME)
         if worker.is_alive():
             log.error("gave up: a message of %s is still being handled; it stays in the queue", where)
     if retrying is not None:
-        retrying.join()
+        retrying()
     log.info("stopped: %s", where)
     return where
 
 
-def _allow_open_files(connections: int) -> None:
-    """Let the process have as many files open as so many connections (0: any number) and the handlers need.
+def _allow_open_files(receiver: SMTPReceiver) -> None:
+    """Let the process have as many files open as its connections (0: any number) and the handlers need.
 
-    A shell mostly starts programs with a limit of 1024, and clients could leave none of these to the handlers.
+    A shell mostly starts programs with a limit of 1024, and clients could leave none of it to the handlers. Where the
+    system does not allow more, there may be fewer connections. Raises ServerError when it allows too few for anything.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < FEWEST_FILES:
+        raise ServerError(
+            f"The system allows {hard} open files (ulimit -n), and a server needs {FEWEST_FILES} and more."
+        )
     if resource.RLIM_INFINITY in (soft, hard):
         return
+    connections = receiver.limits.connection_limit
     wanted = connections + FILES if connections else hard
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
     if hard < wanted:
-        log.warning("The system allows %d open files, too few for a connection_limit of %d.", hard, connections)
+        granted = min(max(hard - FILES, hard // 2) * receiver.workers, connections)
+        receiver.limits = dataclasses.replace(receiver.limits, connection_limit=granted)
+        log.warning(
+            "The system allows %d open files, too few for a connection_limit of %d. It is %d.",
+            hard,
+            connections,
+            granted,
+        )
 
 
 def _until_told(waiting: int, receiver: Any) -> None:

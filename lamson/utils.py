@@ -256,10 +256,16 @@ def start_server(
 
     sys.stdout.flush()
     sys.stderr.flush()
-    reading, writing = os.pipe()
     # What comes between the fork and the wait is for the wait to hear: or else a server starts that nobody wants.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
-    child = os.fork()
+    try:
+        with explained("The server cannot be started: "):
+            reading, writing = os.pipe()
+            child = os.fork()
+    except ServerError:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        pid_file.__exit__()
+        raise
     if child:
         os.close(writing)
         pid_file.leave_to_child()

@@ -118,5 +118,5 @@ def test_clients_leave_open_files_to_the_handlers(project):
         assert found and found[1] == expected
         shell.run("lamson stop")
     log = (shell.folder / "logs/lamson.log").read_text()
-    assert log.count("The system allows 500 open files, too few for a connection_limit of 1000.") == 1
+    assert log.count("The system allows 500 open files, too few for a connection_limit of 1000. It is 250.") == 1
     shell.run("lamson start")
