@@ -171,7 +171,9 @@ class BounceMail:
         score = 0.0
         if self.base["From"] is not None:
             sender = _DOMAIN.sub("@", self.base["From"][:MAX_HEADER]).lower()
-            if bouncewords.ROBOT.search(sender):
+            if bouncewords.DAEMON.search(sender):
+                score += 0.7
+            elif bouncewords.ROBOT.search(sender):
                 score += 0.5
             elif bouncewords.ADMINISTRATOR.search(sender):
                 score += 0.3

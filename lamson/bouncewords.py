@@ -43,9 +43,17 @@ ROBOT = _any(r"""
     (?<![a-z])(?:mta|listserv|nd[nr]|dsn)@
 """)  # fmt: skip
 
-# Who does, and writes about other things, too: people who look after mail servers.
+# Who sends hardly anything else, so that it needs no language that is known here.
+DAEMON = _any(r"""
+    (?<![a-z])mailer[-_. ]?daemon(?![a-z])
+    (?<![a-z])mail delivery (?:sub)?system(?![a-z])
+""")  # fmt: skip
+
+# Who does, and writes about other things, too: people who look after mail servers, and what filters mail.
 ADMINISTRATOR = _any(r"""
-    (?<![a-z])(?:system|mail|e-?mail)[-_. ]?admin(?:istrator|istration)?(?![a-z])
+    (?<![a-z])(?:system|mail|e-?mail)[-_. ]?admin(?:istration)?(?![a-z])
+    (?<![a-z])administrator(?![a-z])
+    (?<![a-z])(?:mail|e-?mail|content|spam)[-_. ]?(?:filter|scanner|firewall|guard|security)(?![a-z])
 """)  # fmt: skip
 
 # That it did not arrive, in languages in which notices say it with the same words in the subject and in the text.
@@ -69,7 +77,8 @@ _NOT_DELIVERED = r"""
     niedostarcz
     nie (?:można|udało się|został\w*) ~1 (?:dostarcz|doręcz)
     nedoruč(?:it|en)
-    nelze doručit
+    (?:nelze|nepodařilo|nebylo možné) ~2 doručit
+    chyba (?:při|v) doruč
     nemožno doručiť
     neisporuč
     ni(?:je|su|smo)? ~2 (?:isporuč|dostavlj|uruč)
@@ -103,7 +112,7 @@ _NOT_DELIVERED = r"""
     gönderilemedi
     teslimat (?:hatası|başarısız)
     # Hebrew, Arabic, Thai, Vietnamese, Indonesian
-    לא ניתן (?:למסור|לשלוח)
+    לא (?:ניתן )?(?:למסור|לשלוח|נמסר|נשלח)
     تعذر (?:ال)?(?:تسليم|توصيل)
     غير قابلة? للتسليم
     (?:لم يتم|فشل) (?:ال)?(?:تسليم|إرسال|توصيل)
