@@ -11,7 +11,7 @@ OSError as the failure of a disk is; a connection that failed is not used again.
 
 While a message is in hand, a thread tells the broker every few seconds that this process is alive. What a process had
 in hand that was killed goes back to its queue: on AMQP when its connection breaks, or after a minute's silence when the
-whole machine is gone; on Redis after `visibility_timeout` seconds of silence (120), counted by the machines' clocks.
+whole machine is gone; on Redis after `visibility_timeout` seconds of silence (120), by its own clock.
 """
 
 import contextlib
@@ -324,10 +324,11 @@ def _take(place: Place) -> Link:
         try:
             link = _idle.setdefault(place, []).pop()
         except IndexError:
-            return Link(place)
+            break
         if link.alive():
             return link
         link.close()
+    return Link(place)
 
 
 def _after_fork() -> None:

@@ -7,11 +7,12 @@ A Redis whose memory is full (``maxmemory``) takes no new message. It shall give
 So each script here begins with what needs no memory: Redis lets it go on to its end then. kombu's transactions it
 refuses from the start.
 
+How long somebody has a message is counted by Redis' clock alone, whatever the machines' own clocks say.
+
 Imported only by `lamson.brokerlink`, for kombu and redis are optional.
 """
 
 import logging
-import time
 from queue import Empty
 from typing import Any
 
@@ -21,9 +22,16 @@ from redis.exceptions import NoPermissionError
 
 log = logging.getLogger(__name__)
 
+_NOW = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+"""
+
 # The lists are: the queue; who has what since when; what that is; what is no message of kombu's. The last one, as JSON:
 # the message, the exchange (none) and the queue it goes back to, as kombu writes it.
-_TAKE = """
+_TAKE = (
+    _NOW
+    + """
 local item = redis.call('LINDEX', KEYS[1], -1)
 if not item then return false end
 local readable, message = pcall(cjson.decode, item)
@@ -34,10 +42,11 @@ if type(tag) ~= 'string' then
     return 1
 end
 redis.call('RPOP', KEYS[1])
-redis.call('ZADD', KEYS[2], ARGV[1], tag)
+redis.call('ZADD', KEYS[2], now, tag)
 redis.call('HSET', KEYS[3], tag, '[' .. item .. ', "", "' .. KEYS[1] .. '"]')
 return item
 """
+)
 
 # The lists here: who has what since when; what that is.
 _DONE = """
@@ -45,23 +54,34 @@ redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('HDEL', KEYS[2], ARGV[1])
 """
 
-_KEEP = """
+_KEEP = (
+    _NOW
+    + """
 if redis.call('ZREM', KEYS[1], ARGV[1]) == 1 then
-    redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+    redis.call('ZADD', KEYS[1], now, ARGV[1])
 end
 """
+)
+
+_LATE = (
+    _NOW
+    + """
+return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1], 'LIMIT', 0, ARGV[2])
+"""
+)
 
 # And the queue. Whoever has it may have told in the meantime that it is still alive, or be done.
-_RESTORE = """
+_RESTORE = (
+    _NOW
+    + """
 local since = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if not since or tonumber(since) > tonumber(ARGV[2]) then return end
+if not since or tonumber(since) > now - ARGV[2] then return end
 redis.call('ZREM', KEYS[1], ARGV[1])
 if redis.call('HDEL', KEYS[2], ARGV[1]) == 1 then
     redis.call('RPUSH', KEYS[3], ARGV[3])
 end
 """
-
-_RESTORED_AT_ONCE = 10
+)
 
 
 class QoS(redis.QoS):
@@ -74,22 +94,20 @@ class QoS(redis.QoS):
         self._run(_DONE, [], delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
 
-    def restore_visible(self, start: int = 0, num: int = _RESTORED_AT_ONCE, interval: int = 1) -> None:
+    def restore_visible(self, start: int = 0, num: int = 10, interval: int = 1) -> None:
         """Put back into its queue what others have had for too long."""
-        before = time.time() - self.visibility_timeout
         with self.channel.conn_or_acquire() as client:
-            late = client.zrange(self.unacked_index_key, "-inf", before, byscore=True, offset=start, num=num)
-            for tag in late:
+            for tag in self._run(_LATE, [], self.visibility_timeout, num):
                 taken = client.hget(self.unacked_key, tag)
                 if taken is not None:  # or else its owner is done with it by now
                     message, _, queue = loads(taken.decode())
                     message["properties"].setdefault("delivery_info", {})["redelivered"] = True
-                    self._run(_RESTORE, [queue], tag, before, dumps(message))
+                    self._run(_RESTORE, [queue], tag, self.visibility_timeout, dumps(message))
 
-    def _run(self, script: str, keys: list[str], *values: Any) -> None:
+    def _run(self, script: str, keys: list[str], *values: Any) -> Any:
         keys = [self.unacked_index_key, self.unacked_key, *keys]
         with self.channel.conn_or_acquire() as client:
-            client.eval(script, len(keys), *keys, *values)
+            return client.eval(script, len(keys), *keys, *values)
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Remember it here. In Redis it was noted when it was taken."""
@@ -97,7 +115,7 @@ class QoS(redis.QoS):
 
     def keep(self, delivery_tag: str) -> None:
         """Tell that it is still being handled, so that nobody else gets it."""
-        self._run(_KEEP, [], delivery_tag, time.time())
+        self._run(_KEEP, [], delivery_tag)
 
 
 class Channel(redis.Channel):
@@ -120,7 +138,7 @@ class Channel(redis.Channel):
     def _get(self, queue: str, timeout: Any = None) -> Any:
         keys = [queue, self.unacked_index_key, self.unacked_key, f"{queue}.unreadable"]
         with self.conn_or_acquire() as client:
-            item = client.eval(_TAKE, len(keys), *keys, time.time())
+            item = client.eval(_TAKE, len(keys), *keys)
         if item is None:
             raise Empty
         if item == 1:

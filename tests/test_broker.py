@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from itertools import count
 from pathlib import Path
 
@@ -331,8 +332,8 @@ class TestDeath:
 
         box = Queue(place)
         key = box.push(request(to=["a@test.com"]))
-        for time in (1, 2, 3):
-            assert eventually(lambda: self.claimed_and_killed(place), "a claim") == f"{key} {time}"
+        for claims in (1, 2, 3):
+            assert eventually(lambda: self.claimed_and_killed(place), "a claim") == f"{key} {claims}"
         eventually(
             lambda: QueueReceiver(str(place)).start(one_shot=True) or Router.UNDELIVERABLE_QUEUE.count(),
             "the end of it",
@@ -382,6 +383,25 @@ class TestDeath:
         assert box.count() == 0
         found = eventually(lambda: (popped := box.pop())[0] and popped, "its return")
         assert found[0] == key and found[1].original == RAW
+
+    def test_machines_whose_clocks_differ_do_not_take_what_the_other_has_in_hand(self, redis, monkeypatch):
+        import kombu.transport.redis
+
+        box = Queue(redis.url(a_name(), visibility_timeout=60))
+        box.push(RAW)
+
+        def tomorrow(clock=time.time):
+            return clock() + 86400
+
+        with box.claim() as claim:
+            with monkeypatch.context() as later:
+                later.setattr(time, "time", tomorrow)
+                later.setattr(kombu.transport.redis, "time", tomorrow)
+                link = Link(box.mbox.place)
+                assert link.take() is None
+                link.close()
+            claim.done()
+        assert box.count() == 0
 
     def test_what_is_no_message_is_moved_out_of_the_list(self, redis, caplog):
         from redis import Redis as Client
