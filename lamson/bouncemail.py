@@ -94,7 +94,7 @@ class BounceMail:
             self._texts.append(part)
         elif kind == "text/html":
             self._pages.append(part)
-        elif not part.parts and (kind.startswith("text/") or kind == "application/octet-stream"):
+        elif not part.parts and (kind.startswith("text/") or kind == "application/octet-stream") and _is_short(part):
             self._files.append(part)
 
     # What is in it
@@ -116,7 +116,7 @@ class BounceMail:
     def attached_fields(self) -> str:
         """The fields of a report that is attached as a file, for want of its type; "" when there is none."""
         for part in self._files[:MAX_FILES]:
-            text = part.content[:MAX_TEXT].decode("utf-8", "replace")
+            text = part.content.decode("utf-8", "replace")
             if "final-recipient:" in text.lower():
                 return text
         return ""
@@ -219,6 +219,11 @@ def _parts(base: MailBase) -> Iterator[MailBase]:
         yield part
         if part.content_type.startswith("multipart/"):
             stack.extend(reversed(part.parts[:MAX_PARTS]))
+
+
+def _is_short(part: MailBase) -> bool:
+    """Whether it may be a report. To decode what else is attached would take its time."""
+    return part.source is None or len(part.source.body()) <= MAX_TEXT
 
 
 def _addresses(base: MailBase, *names: str) -> list[str]:

@@ -254,6 +254,35 @@ Status: 2.0.0"""
         assert verdicts(found) == [("zoe@example.com", "failed", "5.1.1")]
         assert verdicts(detect(found.original)) == [("first@example.com", "failed", "5.1.1")]
 
+    @pytest.mark.parametrize(("more", "read"), [("", True), ("x" * bouncemail.MAX_TEXT, False)])
+    def test_its_fields_are_read_in_an_attached_file_that_is_not_long(self, more, read):
+        fields = f"Final-Recipient: rfc822; kim@example.com\nAction: failed\nStatus: 5.4.7\n\n{more}\n"
+        found = ask(
+            "From: <>\nTo: me@example.org\nSubject: Mail could not be delivered\nMIME-Version: 1.0\n"
+            'Content-Type: multipart/mixed; boundary="b"\n\n--b\n\nSee the file.\n--b\n'
+            'Content-Type: application/octet-stream\nContent-Disposition: attachment; filename="details.txt"\n\n'
+            f"{fields}--b--\n"
+        )
+        assert verdicts(found) == ([("kim@example.com", "failed", "5.4.7")] if read else [])
+
+    @pytest.mark.parametrize(
+        ("field", "address"),
+        [
+            ("utf-8; \\x{7528}\\x{6237}@example.com", "用户@example.com"),
+            ("utf-8; z\\x{F6}e@example.com", "zöe@example.com"),
+            ("utf-8; zoe@example.com", "zoe@example.com"),
+        ],
+    )
+    def test_an_address_in_the_escapes_of_rfc_6533_is_read(self, field, address):
+        found = ask(report(f"Final-Recipient: {field}\nAction: failed\nStatus: 5.1.1\n"))
+        assert [each.address for each in found.recipients] == [address]
+
+    @pytest.mark.parametrize("field", ["\\x{D800}@example.com", "\\x{FFFFFF}@example.com", "\\x{@example.com"])
+    def test_what_is_no_character_in_them_raises_nothing(self, field):
+        found = ask(report(f"Final-Recipient: utf-8; {field}\nAction: failed\nStatus: 5.1.1\n"))
+        assert found.is_hard()
+        assert all(each.address.isascii() for each in found.recipients)
+
 
 class TestNotices:
     """Those in words. Every MTA has its own."""
