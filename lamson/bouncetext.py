@@ -285,11 +285,13 @@ class Notice:
     def __init__(self, text: str):
         self.text = text[:MAX_TEXT]
         self.lines = [line[:MAX_LINE] for line in self.text.splitlines()[:MAX_LINES]]
+        self._told: dict[int, bool] = {}
 
-    @functools.cached_property
-    def _telling(self) -> list[bool]:
-        """Which lines are about mail that did not arrive."""
-        return [bool(line.strip()) and says_something(line) for line in self.lines]
+    def _tells(self, number: int) -> bool:
+        """Whether a line is about mail that did not arrive. It takes a while to say, and few lines are asked about."""
+        if number not in self._told:
+            self._told[number] = bool(self.lines[number].strip()) and says_something(self.lines[number])
+        return self._told[number]
 
     @functools.cached_property
     def _found(self) -> list[tuple[int, int, int, str]]:
@@ -347,9 +349,10 @@ class Notice:
             return 1
         if entry or (alone and previous.rstrip().endswith(":")) or _LABEL.search(before):
             return 4
-        if self._telling[number]:
+        if self._tells(number):
             return 3
-        return 2 if any(self._telling[max(0, number - 2) : number + 3]) else 1
+        near = range(max(0, number - 2), min(number + 3, len(self.lines)))
+        return 2 if any(self._tells(each) for each in near) else 1
 
     @staticmethod
     def _begins(line: str, start: int) -> bool:
@@ -376,7 +379,7 @@ class Notice:
             text = self._block(number, end)
             if says_something(text):
                 return text
-        named = dict.fromkeys(number for number, _ in places if self._telling[number])
+        named = dict.fromkeys(number for number, _ in places if self._tells(number))
         lines = [self.lines[number].strip() for number in named]
         return " ".join(lines)[:MAX_DIAGNOSTIC] or self.gist
 
@@ -398,5 +401,5 @@ class Notice:
     @functools.cached_property
     def gist(self) -> str:
         """The lines that say what is the matter; all of them when none does."""
-        lines = [line.strip() for line, telling in zip(self.lines, self._telling, strict=True) if telling]
+        lines = [line.strip() for number, line in enumerate(self.lines) if self._tells(number)]
         return " ".join(" ".join(lines or self.lines).split())[:MAX_DIAGNOSTIC]
