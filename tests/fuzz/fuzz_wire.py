@@ -6,7 +6,8 @@ The server is an SMTPReceiver, an LMTPReceiver, an SMTPReceiver with TLS from th
 with short timeouts and in this process. There are eight clients at a time. They send SMTP that is right, mixed up, cut,
 repeated or garbled, in pieces of any size; they start TLS, close their side, break off, or read nothing. Afterwards:
 
-* no connection is left in `connections`, no counter counts one, and there are as many open files as there were;
+* no connection is left in `connections`, no counter counts one or a byte of a message, and there are as many open
+  files as there were;
 * the log has no traceback, and nothing of what clients sent stands on a line of its own in it;
 * a client that does all right is served as at the beginning, and none has waited longer than the timeouts allow.
 
@@ -38,6 +39,7 @@ CLIENTS = 8
 PATIENCE = 20  # seconds: longer than any timeout of the server's, so whoever waits so long waits for ever
 LIMITS = {
     "size_limit": 200_000,
+    "memory_limit": 250_000,
     "header_size_limit": 20_000,
     "recipient_limit": 5,
     "message_limit": 20,
@@ -360,6 +362,7 @@ def fuzz(seconds, seed, names=("SMTP", "LMTP", "SMTPS", "PROXY"), connections=No
         for server in servers:
             template = server.receiver._template
             assert not template._neighbours, f"{server.name} still counts connections: {template._neighbours}"
+            assert not template._room.taken, f"{server.name} still holds {template._room.taken} bytes"
             send_one(server)
         wait_until_nobody_is_connected(servers, seed)
         # Sockets that are closed on both sides are gone a moment after their connections.
