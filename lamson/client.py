@@ -246,8 +246,9 @@ class Connection(smtplib.SMTP):
     def transfer(self, sender: str, recipients: list[str], content: bytes) -> dict[str, Reply]:
         """Send one message. Returns the recipients that the server did not take, and what it said to each.
 
-        Raises NotSent, or what the server said: SMTPSenderRefused, SMTPRecipientsRefused (all of them), SMTPDataError.
-        Then it does not have the message. After another SMTPException or OSError it may have it.
+        Raises NotSent, or what the server said: SMTPSenderRefused, SMTPRecipientsRefused (all of them, each with what
+        was said to it), SMTPDataError. Then it does not have the message. After another SMTPException or OSError it may
+        have it.
         """
         offers = self.esmtp_features
         utf8 = "smtputf8" in offers
@@ -259,7 +260,6 @@ class Connection(smtplib.SMTP):
             except ValueError as error:
                 refused[recipient] = 553, str(error).encode("utf-8", "backslashreplace")
         commands = [self._mail(sender, recipients, content, utf8), *written.values(), "data"]
-        everybody = len(written) + len(refused)
         if not written:
             raise smtplib.SMTPRecipientsRefused(refused)
         try:
@@ -273,8 +273,8 @@ class Connection(smtplib.SMTP):
             for recipient, reply in zip(written, replies[1:-1], strict=True):
                 if not _taken(reply):
                     refused[recipient] = reply
-            if not _taken(replies[0]) or replies[-1][0] != 354 or len(refused) == everybody:
-                self._refuse(sender, refused, replies, nobody=len(refused) == everybody)
+            if not _taken(replies[0]) or replies[-1][0] != 354 or refused.keys() >= set(recipients):
+                self._refuse(sender, recipients, refused, replies)
         except (NotSent, smtplib.SMTPResponseException, smtplib.SMTPRecipientsRefused):
             raise
         except OSError as error:  # SMTPServerDisconnected is one, too
@@ -286,11 +286,11 @@ class Connection(smtplib.SMTP):
                 self.send(text)
                 self.send(end)
         except OSError as error:  # the end of the message was not sent, so nobody has it
-            self._give_last_reply()
+            self._give_last_reply(recipients, refused)
             raise NotSent(str(error)) from error
         reply = self.getreply(END_TIME)
         if not _taken(reply):
-            raise smtplib.SMTPDataError(*reply)
+            raise _message_refused(reply, recipients, refused)
         return refused
 
     def _mail(self, sender: str, recipients: list[str], content: bytes, utf8: bool) -> str:
@@ -318,9 +318,10 @@ class Connection(smtplib.SMTP):
                 replies.append(unsaid)
         return replies
 
-    def _refuse(self, sender: str, refused: dict[str, Reply], replies: list[Reply], nobody: bool) -> NoReturn:
+    def _refuse(self, sender: str, recipients: list[str], refused: dict[str, Reply], replies: list[Reply]) -> NoReturn:
         """Raise what the replies to MAIL, RCPT and DATA say when they do not let the message through to anybody."""
         mail, data = replies[0], replies[-1]
+        nobody = refused.keys() >= set(recipients)
         if nobody and data[0] == 354:
             # It waits for a message to nobody, and gets an empty one (RFC 2920 section 3.1).
             self.send(b".\r\n")
@@ -331,13 +332,13 @@ class Connection(smtplib.SMTP):
             raise smtplib.SMTPSenderRefused(*mail, sender)
         if nobody:
             raise smtplib.SMTPRecipientsRefused(refused)
-        raise smtplib.SMTPDataError(*data)
+        raise _message_refused(data, recipients, refused)
 
-    def _give_last_reply(self) -> None:
+    def _give_last_reply(self, recipients: list[str], refused: dict[str, Reply]) -> None:
         """Raise what a server has said about the message before it hung up; return when that was nothing."""
         found = _REPLY.match(self._received)
         if found is not None and found[2] != b"421" and not found[2].startswith(b"2"):
-            raise smtplib.SMTPDataError(*self.getreply())
+            raise _message_refused(self.getreply(), recipients, refused)
 
     def _command(self, line: str) -> None:
         self.send(f"{line}\r\n".encode("utf-8", "surrogateescape"))
@@ -452,6 +453,16 @@ def own_name() -> str:
 
 def _time_value(seconds: float) -> bytes:
     return struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+
+
+def _message_refused(reply: Reply, recipients: list[str], refused: dict[str, Reply]) -> smtplib.SMTPException:
+    """What to raise when a message is not taken that was for `recipients`, of whom some were `refused` before.
+
+    What the server says about the message is not about these: one whom it wanted later is to be tried later.
+    """
+    if not refused:
+        return smtplib.SMTPDataError(*reply)
+    return smtplib.SMTPRecipientsRefused(dict.fromkeys(recipients, reply) | refused)
 
 
 def _taken(reply: Reply) -> bool:

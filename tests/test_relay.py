@@ -260,6 +260,17 @@ class TestTheConversation:
         }
         assert either.got == [("a@b.c", ["yes@y.z"], RAW)]
 
+    @pytest.mark.parametrize(("key", "reply"), [("DATA", "554 No"), (".", "554 No")])
+    def test_what_is_said_about_the_message_is_not_about_recipients_that_were_refused_before(self, either, key, reply):
+        either.answers["RCPT TO:<later@y.z>"] = "450 Later"
+        either.answers[key] = [reply, None]
+        relay = Relay("127.0.0.1", either.port)
+        with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
+            relay.deliver(mail("a@y.z", "later@y.z", "b@y.z"))
+        assert caught.value.recipients == {"a@y.z": (554, b"No"), "later@y.z": (450, b"Later"), "b@y.z": (554, b"No")}
+        relay.deliver(mail())
+        assert either.got == [("a@b.c", ["x@y.z"], RAW)] and len(either.talks) == 1
+
     def test_all_recipients_refused(self, either):
         either.answers["RCPT"] = "550 no"
         relay = Relay("127.0.0.1", either.port)
@@ -823,6 +834,13 @@ class TestWithAQueue:
             ("a@null.test", "null.test takes no mail"),
             ("a@no.test", "there is no domain no.test"),
         }
+
+    def test_one_who_is_wanted_later_waits_though_the_message_is_refused(self, durable, host, tmp_path, undeliverable):
+        host.answers["RCPT TO:<later@y.z>"] = "450 Later"
+        host.answers["."] = "554 No"
+        durable.deliver(mail("a@y.z", "later@y.z"))
+        assert [each[1] for each in entries(tmp_path / "outgoing")] == [["later@y.z"]]
+        assert [each[1] for each in entries(undeliverable.dir)] == [["a@y.z"]]
 
     def test_one_host_that_refuses_for_good_and_one_that_is_gone_may_be_better_later(
         self, direct, names, host, tmp_path, undeliverable
