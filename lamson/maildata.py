@@ -101,9 +101,11 @@ class Room:
     """The memory for all messages that are coming in or being handled: `limit` bytes (0: any number).
 
     When it is full, the largest of those that are still coming in is crowded out. So whoever fills it loses their own
-    messages, and small ones find room. What is less than a piece, and belongs to a message that is coming in, does
-    not count.
+    messages. Small ones have room even when handlers that are slow have so many large ones that there is none left: as
+    many as there may be connections, they take little.
     """
+
+    SMALL = 1 << 16  # bytes
 
     def __init__(self, limit: int = 0):
         self.limit = limit
@@ -116,7 +118,10 @@ class Room:
         self.taken += size
         self._coming.add(data)
         while 0 < self.limit < self.taken and self._coming:
-            max(self._coming, key=lambda each: each.kept).crowd_out()
+            largest = max(self._coming, key=lambda each: each.kept)
+            if largest.kept <= self.SMALL:
+                return
+            largest.crowd_out()
 
     def arrived(self, data: MailData) -> None:
         """A message has come in whole, and is not crowded out any more."""

@@ -181,7 +181,11 @@ class TestMailData:
         assert small.feed(b"\r\n.\r\n") and small.content() == b"s" * 90_000 + b"\r\n"
         last = MailData(room=room)
         assert last.feed(b"x" * 100_000 + b"\r\n.\r\n") and last.crowded_out, "what is there whole is not touched"
-        for data in (small, large, whole, last):
+        tiny = [MailData(room=room) for _ in range(2)]
+        for data in tiny:
+            assert data.feed(b"x" * 60_000 + b"\r\n.\r\n") and not data.crowded_out, "small ones always have room"
+        assert room.taken > 280_000
+        for data in (small, large, whole, last, *tiny):
             data.release()
             data.release()
         assert room.taken == 0
