@@ -40,6 +40,7 @@ def app(tmp_path, monkeypatch):
     for name in set(sys.modules) - before:
         if str(tmp_path) in (getattr(sys.modules[name], "__file__", None) or ""):
             del sys.modules[name]
+    sys.modules.pop("lamson.handlers.forward", None)  # it has the settings of the test's project
 
 
 @pytest.fixture

@@ -56,7 +56,6 @@ def test_forward_relays_each_recipients_copy_with_its_envelope_and_its_bytes(app
     package.settings = settings
     monkeypatch.setitem(sys.modules, "config", package)
     monkeypatch.setitem(sys.modules, "config.settings", settings)
-    monkeypatch.delitem(sys.modules, "lamson.handlers.forward", raising=False)  # one of another test's settings
     Router.load(["lamson.handlers.forward"])
     Router.deliver(request_to("Zed.Shaw@test.com", "two@b.example"))
     assert sorted(sent) == [
