@@ -8,8 +8,12 @@ So as long as handlers are quick, one thread does all of their work. One that st
 waits for something, and while it does, another one takes over; that is so for up to `size` of them. A thread that was
 slow is one among many until it has done a job quickly again, and of several quick ones all but one go to sleep.
 
+While such a thread and that of the loop both have work, each gets in the other's way whenever one calls the system. So
+they rather take turns: a thread is woken for all the jobs that came in with one turn of the loop, and the loop is woken
+when they are done, or after `SLOW` when there are more of them.
+
 What handlers have written may have to be on disk before anybody is told that they are done. That is a wait, and one is
-enough for all the jobs that were done since the last one: a thread of its own waits, and the handlers go on.
+enough for all the jobs that were done since the last one: one thread waits, and others go on with what comes in.
 
 What has the same key runs in turn, and waits its turn without holding a thread: one sender with many slow messages
 takes one thread, not all of them. The threads are daemons: a handler that never ends does not keep the process from
@@ -21,6 +25,7 @@ When the system has no more threads to give, jobs wait for those there are, and 
 import asyncio
 import collections
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -70,12 +75,16 @@ class HandlerPool:
         self._asleep: list[_Worker] = []
         self._quick = 0  # how many are awake and quick: one is enough
         self._watching = False
+        self._waking = False  # `_wake` is going to run
         self._starved = False  # the system has refused a thread
         self._closed = False
         self._results: collections.deque[Result] = collections.deque()
         self._announced = False
         self._unsynced = unsynced
-        self._syncing = _Syncing(sync, self._bring)
+        self._sync = sync
+        self._held: list[Result] = []  # those that wait for the disk
+        self._syncing = False  # a thread does
+        self._due = math.inf  # when results are to be brought, whatever else there is to do
 
     def run(self, key: Hashable | None, func: Callable[..., Any], *args: Any) -> asyncio.Future:
         """Run ``func(*args)`` in a thread, after all that was given with the same key. None is no key.
@@ -92,12 +101,22 @@ class HandlerPool:
                     return future
                 self._turns[key] = collections.deque()
             self._ready.append(job)
-            if not self._quick:
-                self._wake_one()
+            if not self._quick and not self._waking:
+                self._waking = True
+                self._loop.call_soon(self._wake)  # for all the jobs of this turn at once
         if not self._watching:
             self._watching = True
             self._loop.call_later(SLOW, self._watch)
         return future
+
+    def _wake(self) -> None:
+        self._waking = False
+        with self._guard:
+            self._wake_if_needed()
+
+    def _wake_if_needed(self) -> None:
+        if (self._ready or (self._held and not self._syncing)) and not self._quick:
+            self._wake_one()
 
     def _wake_one(self) -> None:
         if self._asleep:
@@ -132,9 +151,9 @@ class HandlerPool:
             for worker in self._workers:
                 if worker.quick and 0 < worker.since < early:
                     self._leave(worker)
-            if self._ready and not self._quick:
-                self._wake_one()
-            self._watching = bool(self.pending)
+            self._wake_if_needed()
+        self._announce()  # what was done by a thread that is slow now
+        self._watching = bool(self.pending)
         if self._watching:
             self._loop.call_later(SLOW, self._watch)
 
@@ -157,44 +176,62 @@ class HandlerPool:
                 unsynced = self._unsynced()
             except BaseException as error:  # then nobody knows whether it is on disk
                 result, unsynced = (future, None, error), False
-            del job, future, func, args  # a message may be large, and this thread may sleep for long
-            if unsynced:
-                self._syncing.put(result)
-            else:
-                self._bring(result)
-            del result
-            self._rate(worker, key)
-
-    def _bring(self, *results: Result) -> None:
-        """Let the loop have results."""
-        self._results.extend(results)
-        if not self._announced and not self._closed:
-            self._announced = True
-            try:
-                self._loop.call_soon_threadsafe(self._announce)
-            except RuntimeError:
-                if not self._closed:  # and the loop just after it
-                    raise
+            self._rate(worker, key, result, unsynced)
+            del job, future, func, args, result  # a message may be large, and this thread may sleep for long
 
     def _next(self, worker: _Worker) -> Job | None:
-        """Return the next job, and sleep until there is one. None ends the thread."""
+        """Return the next job, and sleep until there is one. None ends the thread.
+
+        Before it sleeps, or when it is time, it brings the results that there are.
+        """
+        rested = True
         while True:
+            held: list[Result] = []
             with self._guard:
                 if self._closed:
                     return None
-                if self._ready and (not worker.quick or self._quick == 1):
-                    worker.since = time.monotonic()
+                now = time.monotonic()
+                # Whoever has waited for the disk leaves the jobs to the one that has done them meanwhile.
+                goes_on = bool(self._ready) and rested and (not worker.quick or self._quick == 1)
+                if goes_on and now < self._due:
+                    worker.since = now
                     return self._ready.popleft()
-                if worker.quick:
-                    self._leave(worker)
-                self._asleep.append(worker)
-            worker.gate.acquire()
+                self._due = math.inf
+                if self._held and not self._syncing:
+                    held, self._held, self._syncing = self._held, held, True
+                    worker.since = now
+                elif not goes_on:
+                    self._asleep.append(worker)
+                if held or not goes_on:
+                    if worker.quick:
+                        self._leave(worker)
+                    self._wake_if_needed()
+            self._wake_loop()
+            if held:
+                self._finish(held)
+                worker.since, rested = 0.0, False
+            elif not goes_on:
+                worker.gate.acquire()
+                rested = True
 
-    def _rate(self, worker: _Worker, key: Hashable | None) -> None:
+    def _finish(self, held: list[Result]) -> None:
+        """Wait for the disk, and bring results that had to wait for it."""
+        try:
+            self._sync()
+        except BaseException as error:
+            held = [(future, value, failure or error) for future, value, failure in held]
+        self._results.extend(held)
+        self._syncing = False
+
+    def _rate(self, worker: _Worker, key: Hashable | None, result: Result, unsynced: bool) -> None:
         """A thread has done its job: was it quick? And what waits behind the job may run."""
         with self._guard:
-            slow = time.monotonic() - worker.since > SLOW
+            (self._held if unsynced else self._results).append(result)
+            now = time.monotonic()
+            slow = now - worker.since > SLOW
             worker.since = 0.0
+            # Whoever waits for a result has waited long enough for a slow one.
+            self._due = 0.0 if slow else min(self._due, now + SLOW)
             if worker.quick and slow:
                 self._leave(worker)
             elif not worker.quick and not slow:
@@ -206,6 +243,16 @@ class HandlerPool:
                     self._ready.append(self._turns[key].popleft())
                 else:
                     self._turns.pop(key, None)
+
+    def _wake_loop(self) -> None:
+        """Have the loop bring the results that there are."""
+        if self._results and not self._announced and not self._closed:
+            self._announced = True
+            try:
+                self._loop.call_soon_threadsafe(self._announce)
+            except RuntimeError:
+                if not self._closed:  # and the loop just after it
+                    raise
 
     # back in the loop
 
@@ -233,53 +280,6 @@ class HandlerPool:
             self._turns.clear()
             while self._asleep:
                 self._asleep.pop().gate.release()
-        self._syncing.close()
-
-
-class _Syncing:
-    """The thread that waits for the disk. It is there from the first result that has to wait."""
-
-    def __init__(self, sync: Callable[[], None], bring: Callable[..., None]):
-        self._sync = sync
-        self._bring = bring
-        self._guard = threading.Condition()
-        self._held: list[Result] = []
-        self._running = False
-        self._closed = False
-
-    def put(self, result: Result) -> None:
-        """Bring this result when the disk has all that was written until now."""
-        with self._guard:
-            self._running = self._running or _started(self._work, "lamson-sync")
-            if self._running:
-                self._held.append(result)
-                self._guard.notify()
-                return
-        self._finish([result])  # there is no thread to be had, so this one waits
-
-    def _work(self) -> None:
-        while results := self._take():
-            self._finish(results)
-            del results  # a result may be large, and this thread may wait for long
-
-    def _finish(self, results: list[Result]) -> None:
-        try:
-            self._sync()
-        except BaseException as error:
-            results = [(future, value, failure or error) for future, value, failure in results]
-        self._bring(*results)
-
-    def _take(self) -> list[Result]:
-        with self._guard:
-            self._guard.wait_for(lambda: self._held or self._closed)
-            results, self._held = self._held, []
-            return results
-
-    def close(self) -> None:
-        """Let the thread end when it has brought what it has."""
-        with self._guard:
-            self._closed = True
-            self._guard.notify()
 
 
 def beside(func: Callable[[], object]) -> Callable[[], object]:

@@ -198,15 +198,10 @@ def disk():
 
 @pytest.fixture
 def syncing(disk):
-    before = {thread for thread in threading.enumerate() if thread.name == "lamson-sync"}
     running = Loop(4, disk.unsynced, disk.sync)
     yield running
     disk.go_on.set()
     running.close()
-    for thread in threading.enumerate():
-        if thread.name == "lamson-sync" and thread not in before:
-            thread.join(30)
-            assert not thread.is_alive()
 
 
 def test_a_result_is_held_until_the_disk_has_it_and_many_wait_for_the_disk_together(syncing, disk):
@@ -295,17 +290,14 @@ def test_a_slow_job_is_made_up_for_as_soon_as_the_system_has_threads_again(runni
     slow.result(30)
 
 
-def test_without_a_thread_that_waits_for_the_disk_the_handlers_wait(disk, starved):
-    starved.append("lamson-sync")
+def test_a_pool_of_one_thread_goes_on_when_the_disk_has_what_was_written(disk):
     disk.go_on.set()
-    running = Loop(4, disk.unsynced, disk.sync)
+    running = Loop(1, disk.unsynced, disk.sync)
     try:
-        for number in range(1, 4):
-            running.run(None, disk.write).result(30)
-            assert disk.synced == number
-        starved.clear()
-        running.run(None, disk.write).result(30)
-        assert disk.synced == 4
+        futures = [running.run(number % 3, disk.write) for number in range(100)]
+        for future in futures:
+            future.result(30)
+        assert disk.synced == 100
     finally:
         running.close()
 
@@ -321,3 +313,37 @@ def test_what_runs_beside_has_ended_when_it_was_waited_for_with_a_thread_or_with
 
 def no_thread(self):
     raise RuntimeError("can't start new thread")
+
+
+def test_jobs_that_come_together_wake_the_loop_once_and_wait_for_the_disk_once(disk, monkeypatch):
+    monkeypatch.setattr(pools, "SLOW", 30)  # whatever this machine is doing beside, none of these is slow
+    disk.go_on.set()
+    running, wakes = Loop(4, disk.unsynced, disk.sync), []
+    call = running.loop.call_soon_threadsafe
+
+    async def all_at_once():
+        monkeypatch.setattr(running.loop, "call_soon_threadsafe", lambda *what: (wakes.append(what), call(*what)))
+        await asyncio.gather(*(running.pool.run(None, disk.write) for _ in range(50)))
+
+    try:
+        asyncio.run_coroutine_threadsafe(all_at_once(), running.loop).result(30)
+        assert disk.written == 50 and disk.syncs == 1 and len(wakes) == 1
+    finally:
+        monkeypatch.undo()
+        running.close()
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_quick_result_does_not_wait_for_a_slow_job_behind_it(syncing, disk, written):
+    disk.go_on.set()
+    go_on = threading.Event()
+
+    async def both():
+        quick = syncing.pool.run(None, disk.write if written else max, *(() if written else (1, 2)))
+        slow = syncing.pool.run(None, go_on.wait, 30)
+        await asyncio.wait_for(quick, 20)
+        assert not slow.done()
+        go_on.set()
+        assert await slow
+
+    asyncio.run_coroutine_threadsafe(both(), syncing.loop).result(40)
