@@ -17,7 +17,6 @@ import asyncio
 import logging
 import math
 from asyncio.streams import FlowControlMixin
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
@@ -85,7 +84,7 @@ class Connection(smtp.SMTP):
         super().__init__(handler, **options)
         self._connections: set[Connection] = getattr(handler, "connections", set())
         self._workers: int = getattr(handler, "workers", 1)
-        self._neighbours: Counter[str] = Counter()
+        self._neighbours: dict[str, int] = {}
         # Each of several processes has its share, in which at least one message has room.
         memory = self.limits.memory_limit and max(self._share(self.limits.memory_limit), self.limits.size_limit)
         self._room = Room(memory)
@@ -107,9 +106,10 @@ class Connection(smtp.SMTP):
         self._begin_session(transport.get_extra_info("peername"))
         self._connections.add(self)
         self._reset_timeout()
-        if not (self._expects_proxy() or self.limits.implicit_tls or transport.get_extra_info("sslcontext")):
-            self._welcome(self._refusal())  # now, and not when the task has its turn
-        self._handler_coroutine = self.loop.create_task(self._handle_client())
+        if self._expects_proxy() or self.limits.implicit_tls or transport.get_extra_info("sslcontext"):
+            self._handler_coroutine = self.loop.create_task(self._handle_client())
+        else:
+            self._welcome(self._refusal())  # the task begins when the client has said something
 
     def _begin_session(self, peer: Any) -> None:
         self._set_rset_state()
@@ -137,8 +137,8 @@ class Connection(smtp.SMTP):
             return
         self._connections.discard(self)
         self._count(-1)
-        assert self._handler_coroutine is not None
-        self._handler_coroutine.cancel()
+        if self._handler_coroutine is not None:
+            self._handler_coroutine.cancel()
 
     def data_received(self, data: bytes) -> None:
         if self._incoming is not None:
@@ -175,8 +175,11 @@ class Connection(smtp.SMTP):
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if waiter is not None:
+            if not waiter.done():
+                waiter.set_result(None)
+        elif self._handler_coroutine is None:
+            self._handler_coroutine = self.loop.create_task(self._handle_client())
 
     # the clock
 
@@ -371,7 +374,7 @@ class Connection(smtp.SMTP):
         if 0 < self._share(self.limits.connection_limit) < len(self._connections):
             log.warning("refused: %s, for there are %d connections", self.session.peer, len(self._connections) - 1)
             return "4.3.2 Too many connections, try again later"
-        if 0 < limit < self._neighbours[self._counted_as]:
+        if 0 < limit < self._neighbours.get(self._counted_as, 0):
             log.info("refused: %s, which has %d connections already", self.session.peer, limit)
             return "4.7.0 Too many connections from you, try again later"
         return None
@@ -389,8 +392,10 @@ class Connection(smtp.SMTP):
         if step > 0:
             self._counted_as = neighbourhood(self._address())
         if self._counted_as:
-            self._neighbours[self._counted_as] += step
-            if not self._neighbours[self._counted_as]:
+            there = self._neighbours.get(self._counted_as, 0) + step
+            if there:
+                self._neighbours[self._counted_as] = there
+            else:
                 del self._neighbours[self._counted_as]
 
     def _expects_proxy(self) -> bool:

@@ -162,8 +162,7 @@ class SMTPProtocol(Authentication):
     async def smtp_QUIT(self, arg: str | None) -> None:
         if arg:
             raise Refusal("501 Syntax: QUIT")
-        status = await self._call_handler_hook("QUIT")
-        self._reply("221 Bye" if status is smtp.MISSING else status)
+        self._reply(await self._call_handler_hook("QUIT") if "QUIT" in self._handle_hooks else "221 Bye")
         self._leave()
 
     @smtp.syntax("STARTTLS", when="tls_context")
