@@ -209,8 +209,8 @@ class RetryQueue:
                     return False
                 self._handle(held)
                 return True
-        except OSError:
-            # The disk is full, or worse. The entry stays as it is.
+        except Exception:
+            # The disk is full, or worse. The entry stays as it is, and does not end the thread that others wait for.
             log.exception("failed: %s cannot be tried", path)
             with contextlib.suppress(OSError):
                 set_date(path, self.clock() + FIRST_WAIT)

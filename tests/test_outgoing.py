@@ -421,6 +421,19 @@ class TestTheThread:
         go_on.set()
         thread.join(PATIENCE)
 
+    def test_an_entry_that_cannot_be_written_again_does_not_end_the_thread(self, tmp_path, attempts, clock, caplog):
+        attempts.plan["a\rb@x.y"] = Failure("451 Later")
+        retries = RetryQueue(tmp_path / "outgoing", attempts, attempts.give_up, clock=clock)
+        broken = retries.mbox.path / "new" / f"{int(time.time())}.M1P1Q1.here"
+        broken.write_bytes(b"Delivered-To: a\rb@x.y\nReturn-Path: <c@x.y>\n\nHello\n")
+        os.utime(broken, (0, 0))
+        push_due(retries, "d@x.y")
+        retries.start()
+        eventually(lambda: ["d@x.y"] in attempts.made, "the next one")
+        retries.close()
+        assert broken.exists() and attempts.made.count(["a\rb@x.y"]) == 1, "it waits"
+        assert f"{broken.name} cannot be tried" in caplog.text
+
     def test_a_slow_attempt_does_not_hold_up_the_others(self, tmp_path, attempts, clock):
         go_on = threading.Event()
 
