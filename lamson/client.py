@@ -393,18 +393,23 @@ class Connections:
         """Keep a connection for the next message."""
         with self._guard:
             kept = self._idle.setdefault((connection.host, connection.address), [])
-            room = len(kept) < IDLE_CONNECTIONS
+            room = len(kept) < IDLE_CONNECTIONS and self._is_watched()
             if room:
                 kept.append((time.monotonic(), connection))
-                if self._timer is None:
-                    self._watch()
         if not room:
             connection.leave()
 
-    def _watch(self) -> None:
-        self._timer = threading.Timer(IDLE_TIME, self._expire)
-        self._timer.daemon = True
-        self._timer.start()
+    def _is_watched(self) -> bool:
+        """See to it that there is a timer. Returns False when the system gives no thread for one."""
+        if self._timer is None:
+            timer = threading.Timer(IDLE_TIME, self._expire)
+            timer.daemon = True
+            try:
+                timer.start()
+            except RuntimeError:
+                return False
+            self._timer = timer
+        return True
 
     def _expire(self) -> None:
         deadline = time.monotonic() - IDLE_TIME
@@ -416,8 +421,9 @@ class Connections:
                 kept[:] = [(since, connection) for since, connection in kept if since > deadline]
                 if not kept:
                     del self._idle[key]
-            if self._idle:
-                self._watch()
+            if self._idle and not self._is_watched():
+                expired += [connection for kept in self._idle.values() for _, connection in kept]
+                self._idle.clear()
         for connection in expired:
             connection.leave()
 

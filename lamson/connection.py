@@ -14,6 +14,7 @@ It is the lower half of our `aiosmtpd.smtp.SMTP`, and replaces what is slow or l
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 from asyncio.streams import FlowControlMixin
@@ -272,7 +273,10 @@ class Connection(smtp.SMTP):
         return data
 
     async def _content_of(self, data: MailData) -> bytes:
-        return await self.loop.run_in_executor(_JOINER, data.content) if data.size >= _LARGE else data.content()
+        if data.size >= _LARGE:
+            with contextlib.suppress(RuntimeError):  # the system gives no thread
+                return await self.loop.run_in_executor(_JOINER, data.content)
+        return data.content()
 
     # what it hears
 

@@ -288,6 +288,10 @@ class SMTPProtocol(Authentication):
         data = await self._receive()
         try:
             replies = self._replies(await self._outcome_of(data))
+        except ClientGone:
+            raise
+        except Exception as error:  # here, and not where commands are: in LMTP each recipient hears of it
+            replies = self._replies(await self.handle_exception(error))
         finally:
             data.release()
         if self.transport is None:
@@ -330,8 +334,6 @@ class SMTPProtocol(Authentication):
         try:
             hook = self._handle_hooks.get("DATA")
             return "250 OK" if hook is None else await hook(self, self.session, self.envelope)
-        except Exception as error:
-            return await self.handle_exception(error)
         finally:
             self._handling = False
             if self.transport is None:

@@ -12,6 +12,7 @@ took. Python has no way to stop a function that runs in a thread, so more than t
 dictionary's entry for a call. The thread that looks is there only while something runs.
 """
 
+import contextlib
 import itertools
 import logging
 import sys
@@ -65,7 +66,8 @@ class Watch:
         with self._guard:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._look, name="lamson-watch", daemon=True)
-                self._thread.start()
+                with contextlib.suppress(RuntimeError):  # the system gives none: the next call asks again
+                    self._thread.start()
 
     def _look(self) -> None:
         while True:

@@ -520,6 +520,20 @@ class TestConnections:
         assert len(threads) == 5 and len(set(threads)) == 1 and served.thread not in threads
         assert [message[3] for message in served.receiver.messages] == [b"x" * 200 + b"\r\n"] * 5
 
+    def test_a_large_message_is_put_together_when_there_is_no_thread_for_that(self, serve, monkeypatch):
+        class NoThread:
+            def submit(self, *_):
+                raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(connection, "_LARGE", 100)
+        monkeypatch.setattr(connection, "_JOINER", NoThread())
+        served = serve(Receiver())
+        with served.connect() as talk:
+            for line in ("", "HELO x", "MAIL FROM:<a@b.c>", "RCPT TO:<d@e.f>", "DATA"):
+                assert (talk.say(line) if line else talk.reply())[0] in "23"
+            assert talk.say("x" * 200 + "\r\n.") == "250 OK"
+        assert served.receiver.messages[0][3] == b"x" * 200 + b"\r\n"
+
     def test_connections_share_nothing_that_one_may_change(self):
         async def fork_two():
             template = SMTPProtocol(Receiver(), hostname="here", loop=asyncio.get_running_loop())
@@ -800,6 +814,19 @@ class TestLMTP:
             assert talk.say("LHLO x").startswith("250")
             self.say_envelope(talk)
             assert talk.say(f"{content}\r\n.").startswith(reply) and talk.reply().startswith(reply)
+            assert talk.say("NOOP") == "250 OK"
+
+    @pytest.mark.parametrize("replies", [["250 OK"], "nothing to be joined"])
+    def test_an_error_of_ours_is_said_to_every_recipient_too(self, serve, monkeypatch, replies):
+        served = serve(Receiver(replies), protocol=LMTPProtocol)
+        if isinstance(replies, str):
+            monkeypatch.setattr(MailData, "content", None)
+        with served.connect() as talk:
+            assert talk.reply().startswith("220")
+            assert talk.say("LHLO x").startswith("250")
+            for _ in range(2):
+                self.say_envelope(talk)
+                assert [talk.say("Hi\r\n."), talk.reply()] == ["451 4.3.0 Internal error, try again later"] * 2
             assert talk.say("NOOP") == "250 OK"
 
     def test_it_is_no_smtp(self, serve):

@@ -487,6 +487,19 @@ class TestConnections:
         Relay("127.0.0.1", host.port).deliver(mail())
         eventually(lambda: host.talks[0][-1] == "QUIT", "the farewell")
 
+    def test_none_is_kept_when_there_is_no_thread_that_would_close_it(self, host, monkeypatch):
+        def no_thread(self):
+            raise RuntimeError("can't start new thread")
+
+        relay = Relay("127.0.0.1", host.port)
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Timer, "start", no_thread)
+            relay.deliver(mail())
+            assert host.talks[0][-1] == "QUIT"
+        relay.deliver(mail())
+        relay.deliver(mail())
+        assert len(host.got) == 3 and len(host.talks) == 2
+
     def test_a_process_that_ends_says_farewell(self, host):
         program = (
             "from lamson.relay import Relay; "

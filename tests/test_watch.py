@@ -107,3 +107,18 @@ def test_a_function_that_fails_is_watched_no_longer(error, caplog):
     router.register_route(".+", START)
     router.deliver(MailRequest("test", "a@example.org", "list@example.com", "Hi.\n"))
     assert not router._watch._calls
+
+
+def test_a_call_goes_on_when_there_is_no_thread_to_watch_it_and_the_next_one_asks_again(monkeypatch, caplog):
+    watch = Watch(lambda: 0.05)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        watch.end(watch.begin(lambda: "unwatched"))
+    with caplog.at_level(logging.WARNING, "lamson.watch"):
+        token = watch.begin(lambda: "the next one")
+        until(lambda: caplog.messages and "the next one" in caplog.messages[0])
+        watch.end(token)
+
+
+def no_thread(self):
+    raise RuntimeError("can't start new thread")
