@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 # All in seconds.
 CONNECT_TIME = 5  # until a connection is there
 ANSWER_TIME = 30  # until the broker has confirmed a message
-SILENCE = 60  # after which an AMQP broker takes this process for dead
+SILENCE = 20  # AMQP's heartbeat; RabbitMQ takes this process for dead after three times that
 VISIBILITY = 120  # the same, for Redis
-KEEP = 15  # between two signs of life while a message is in hand
+KEEP = 5  # between two signs of life while a message is in hand
 LOOK = 1  # between two looks for what dead processes have left in Redis
 
 # Those that give back what a killed process had in hand. Of kombu's others, most forget it.
@@ -333,13 +333,13 @@ def _take(place: Place) -> Link:
 
 def _after_fork() -> None:
     # A child that used its parent's connections would talk into its parent's conversations. Nothing is closed.
-    global _idle, _keeper
-    _left_behind.append((_idle, _keeper))
-    _idle, _keeper = {}, _Keeper()
+    global _idle, _keepers
+    _left_behind.append((_idle, _keepers))
+    _idle, _keepers = {}, {}
 
 
 class _Keeper:
-    """A thread that tells brokers of messages in hand. It is there while there are any."""
+    """A thread that tells a broker of messages in hand. It is there while there are any."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -385,13 +385,13 @@ class _Keeper:
                     log.warning("failed: %s, and so somebody else may get what is in hand here", error)
 
 
-_keeper = _Keeper()
+_keepers: dict[str, _Keeper] = {}  # by the broker's URL: one that hangs is no harm for another one's messages
 os.register_at_fork(after_in_child=_after_fork)
 
 
 def keeping(link: Link, message: Any) -> contextlib.AbstractContextManager[None]:
     """While this is entered, the broker is told that the message is in hand."""
-    return _keeper.keeping(link, message)
+    return _keepers.setdefault(link.place.url, _Keeper()).keeping(link, message)
 
 
 def _kombu() -> tuple[Any, Any, Any]:

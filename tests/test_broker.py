@@ -357,6 +357,7 @@ class TestDeath:
     def test_an_amqp_broker_hears_that_we_are_alive_while_a_handler_takes_its_time(self, rabbitmq, monkeypatch):
         monkeypatch.setattr(brokerlink, "SILENCE", 2)
         monkeypatch.setattr(brokerlink, "KEEP", 0.5)
+        monkeypatch.setattr(brokerlink, "_keepers", {})  # one that is there may wait as long as it had to before
         signs = []
         keep = Link.keep
         monkeypatch.setattr(Link, "keep", lambda self, message: (keep(self, message), signs.append(message)))
@@ -712,7 +713,7 @@ class TestTheThreadThatTellsOfOurBeingAlive:
     def test_without_a_thread_nothing_is_claimed_and_the_message_waits(self, served, monkeypatch):
         box = Queue(served)
         key = box.push(request())
-        monkeypatch.setattr(brokerlink, "_keeper", brokerlink._Keeper())
+        monkeypatch.setattr(brokerlink, "_keepers", {})
         with monkeypatch.context() as starved:
 
             def none_left(self):
@@ -725,7 +726,7 @@ class TestTheThreadThatTellsOfOurBeingAlive:
                 assert box.count() == 1
         with box.claim() as claim:
             assert (claim.key, claim.count) == (key, 1)
-            assert brokerlink._keeper._thread.is_alive()
+            assert brokerlink._keepers[box.mbox.place.url]._thread.is_alive()
             claim.done()
 
     def test_one_connection_that_is_busy_does_not_keep_the_others_from_being_told(self, redis, monkeypatch):
@@ -742,6 +743,29 @@ class TestTheThreadThatTellsOfOurBeingAlive:
                 assert busy._held._link not in told[before + 1 :]
             busy.done()
             other.done()
+
+    def test_a_broker_that_hangs_does_not_keep_another_one_from_being_told(self, redis, monkeypatch):
+        told, hanging, over = [], threading.Event(), threading.Event()
+        boxes = [Queue(redis.url(a_name(), visibility_timeout=1)) for _ in range(2)]
+        boxes.append(Queue(redis.url(a_name(), visibility_timeout=1).replace("/0?", "/1?")))
+        keep = Link._keep
+
+        def keep_or_hang(self, message):
+            if self.place.url.endswith("/1"):
+                hanging.set()
+                over.wait()
+            keep(self, message)
+            told.append(self.place.queue)
+
+        monkeypatch.setattr(Link, "_keep", keep_or_hang)
+        with contextlib.ExitStack() as claimed:
+            for box in boxes:
+                box.push(RAW)
+                claimed.enter_context(box.claim())
+                claimed.callback(over.set)
+            assert hanging.wait(60)
+            before = len(told)
+            eventually(lambda: {box.mbox.place.queue for box in boxes[:2]} <= set(told[before + 2 :]), "signs of life")
 
     def test_an_error_that_nobody_has_thought_of_does_not_end_it(self, redis, monkeypatch, caplog):
         told = []
