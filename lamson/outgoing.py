@@ -32,6 +32,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from lamson.envelope import join_envelope, split_envelope
@@ -88,22 +89,39 @@ class RetryQueue:
         self.clock = clock
         # What could not be noted on disk, because it is full: recipients of an entry that are done with.
         self._settled: dict[str, set[str]] = {}
-        self._guard = threading.Lock()
+        self._guard = threading.Condition()  # notified when there is something due at once, or nothing any more
         self._due: deque[tuple[float, str]] = deque()  # when, in seconds since 1970, and which file
+        self._fresh: deque[tuple[float, str]] = deque()  # the same, of what was handed over
         self._look_at = 0.0
         self._closing = threading.Event()
         self._running: list[threading.Thread] = []
+
+    @property
+    def running(self) -> bool:
+        """Whether threads of this process try entries: it is between `start` and `close`."""
+        return bool(self._running)
 
     def push(self, message: MailRequest, reason: str) -> str:
         """Keep a message for its recipients, who did not get it for this `reason`, and try again in about a minute.
 
         Returns its key. It is on disk when this returns. Raises OSError.
         """
-        sender, recipients = message.envelope
-        key = self.mbox.add(join_envelope(sender or "", recipients or [], message.as_bytes(), reason))
+        key = self._add(message, reason)
         # A process that dies before this makes an attempt early. That harms nobody.
         set_date(self.mbox.path / "new" / key, self.clock() + _with_chance(FIRST_WAIT))
         return key
+
+    def hand_over(self, message: MailRequest) -> str:
+        """As `push`, for a message that was not tried yet: a thread that is free tries it at once."""
+        key = self._add(message, None)
+        with self._guard:
+            self._fresh.append((self.clock(), f"{self.mbox.path}/new/{key}"))
+            self._guard.notify()
+        return key
+
+    def _add(self, message: MailRequest, reason: str | None) -> str:
+        sender, recipients = message.envelope
+        return self.mbox.add(join_envelope(sender or "", recipients or [], message.as_bytes(), reason))
 
     def retry(self) -> int:
         """Try everything that is due now, in this thread. Returns how many entries that were."""
@@ -144,6 +162,8 @@ class RetryQueue:
         One that takes longer ends with the process; its entry stays.
         """
         self._closing.set()
+        with self._guard:
+            self._guard.notify_all()
         deadline = time.monotonic() + CLOSE_TIME
         for thread in self._running:
             thread.join(max(deadline - time.monotonic(), 0))
@@ -153,14 +173,12 @@ class RetryQueue:
 
     def _work(self) -> None:
         while not self._closing.is_set():
-            path, wait = self._next()
-            if path is None:
-                self._closing.wait(wait)
-            else:
+            path = self._next()
+            if path is not None:
                 self._try(path)
 
-    def _next(self) -> tuple[str | None, float]:
-        """Return the file of an entry that is due now, or None and after how many seconds to ask again.
+    def _next(self) -> str | None:
+        """Return the file of an entry that is due now, or None after a while without one.
 
         A look at the folder is a listing and a question to the system for each entry, however few of them are due. So
         it finds all that become due before the next look.
@@ -172,10 +190,13 @@ class RetryQueue:
                 look = LOOK
                 self._look_at = time.monotonic() + look
                 self._due = deque(self._entries(now + look))
-            if not self._due:
-                return None, max(look, BREATH)
-            wait = self._due[0][0] - now
-            return (self._due.popleft()[1], 0) if wait <= 0 else (None, max(min(wait, look), BREATH))
+            first = min((queue for queue in (self._due, self._fresh) if queue), key=itemgetter(0), default=None)
+            wait = look if first is None else first[0][0] - now
+            if first is not None and wait <= 0:
+                return first.popleft()[1]
+            if not self._closing.is_set():
+                self._guard.wait(max(min(wait, look), BREATH))
+        return None
 
     def _entries(self, until: float) -> list[tuple[float, str]]:
         """Return ``(due, path)`` of entries that are due by `until`, in seconds since 1970, the longest due first."""

@@ -37,6 +37,7 @@ RECIPIENTS = 100  # in one transaction: so many every server has to take (RFC 53
 ADDRESSES = 5  # of one domain's hosts, that are tried for one message
 REST_TIME = 60  # seconds for which a host that timed out is not asked again, when there is a queue
 RETRY_THREADS = 4  # a slow host holds one, and the mail for others goes on
+DIRECT_THREADS = 16  # where all mail is sent by these, to hosts that anybody may have made slow
 
 # A reply to these is about the message; one to STARTTLS or AUTH is about the relay's settings and may change.
 _REPLIES_ABOUT_THE_MESSAGE = (
@@ -68,7 +69,8 @@ class Relay:
     TLS where it is offered, from anybody. `username` and `password` log in. `debug` 1 prints conversations to stderr.
 
     `queue` is the folder of the queue for what cannot be delivered now. Between `start` and `close` it is tried again;
-    `lamson start` calls these. Threads may share a relay, which keeps connections open for the next message.
+    `lamson start` calls these. With the `host` None all mail goes through it then, so that nobody waits for strangers'
+    servers. Threads may share a relay, which keeps connections open for the next message.
     """
 
     def __init__(
@@ -91,7 +93,8 @@ class Relay:
         self.debug = debug
         self.outgoing: RetryQueue | None = None
         if queue is not None:
-            self.outgoing = RetryQueue(queue, self._try_again, self._give_up, threads=RETRY_THREADS)
+            threads = RETRY_THREADS if host else DIRECT_THREADS
+            self.outgoing = RetryQueue(queue, self._try_again, self._give_up, threads=threads)
         self.hosts = MailHosts()
         self.ourselves: list[tuple[str, int]] = []  # addresses and ports where this server takes mail itself
         self.clock: Callable[[], float] = time.monotonic
@@ -132,11 +135,20 @@ class Relay:
         if not recipients:
             raise ValueError("The message has no recipient: give To, or a message with a To header.")
         content = _content(message)
+        if not self.hostname and self.outgoing is not None and self.outgoing.running:
+            self._hand_over(self.outgoing, message, sender, recipients, content)
+            return
         failed = self._deliver(message, sender, recipients, content)
         if failed and self.outgoing is not None:
             failed = self._keep(message, sender, content, failed)
         if failed:
             _raise(failed)
+
+    def _hand_over(self, queue: RetryQueue, message: Any, sender: str, recipients: list[str], content: bytes) -> None:
+        """Let the queue's threads send it: for a stranger's server a handler would wait as long as that one likes."""
+        for _, group in self._groups(recipients):
+            key = queue.hand_over(MailRequest("relay", sender, group, content))
+            log.info("queued: %s to %s as %s", message_id(message), printable(", ".join(group)), key)
 
     def send(self, To: str, From: str, Subject: str, Body: str) -> None:
         """Send a plain text. Raises as `deliver` does."""

@@ -6,9 +6,9 @@ import socket
 import pytest
 
 from lamson.hosts import is_one_of
-from lamson.queue import Queue, envelope_reason
+from lamson.queue import Queue
 from processes import Shell, eventually
-from sink import BROKEN, Host, NameServer
+from sink import BROKEN, SILENCE, Host, NameServer
 
 HANDLER = '''
 """Passes mail on to whom its header X-To names, and mail to home@test.com to where its domain's mail goes."""
@@ -65,11 +65,11 @@ class Project:
 
     def kept(self, name):
         """recipients -> why, of all that is in a queue"""
-        found = {}
-        for path in Queue(self.shell.folder / "run" / name).mbox.files():
-            entry = next(each for each in self.queue(name).entries() if each.key in path.name)
-            found[tuple(entry.recipients)] = envelope_reason(path.read_bytes())
-        return found
+        return {tuple(entry.recipients): entry.reason for entry in self.queue(name).entries()}
+
+    def attempted(self):
+        """Waits until all that was handed over has been tried: what waits for another time has a reason."""
+        eventually(lambda: all(self.kept("outgoing").values()), lambda: str(self.kept("outgoing")))
 
     def queue(self, name):
         return Queue(self.shell.folder / "run" / name)
@@ -95,9 +95,11 @@ def test_mail_for_the_world_goes_to_each_domains_own_servers(project):
     project.shell.run("lamson start")
     everybody = ["a@good.test", "b@good.test", "c@plain.test", "d@null.test", "e@missing.test", "f@broken.test"]
     content = project.send(*everybody)
+    project.attempted()
     # Two of one domain in one transaction, past a host that is not there; and a domain without MX.
     got = [(sender, sorted(recipients), text) for sender, recipients, text in project.world.got]
-    assert got == [("zed@example.com", each, content) for each in (["a@good.test", "b@good.test"], ["c@plain.test"])]
+    both = ["a@good.test", "b@good.test"]
+    assert sorted(got) == [("zed@example.com", each, content) for each in (both, ["c@plain.test"])]
     assert project.kept("undeliverable") == {
         ("d@null.test",): "null.test takes no mail",
         ("e@missing.test",): "there is no domain missing.test",
@@ -114,15 +116,34 @@ def test_mail_for_the_world_goes_to_each_domains_own_servers(project):
     assert project.world.got[2:] == [("zed@example.com", ["f@broken.test"], content)]
 
 
+def test_strangers_with_slow_servers_hold_up_nobody(project):
+    project.names.zone["slow.test", "MX"] = ["10 slow.test."]
+    project.names.zone["slow.test", "A"] = ["127.0.0.3"]
+    project.shell.run("lamson start")
+    with Host().listen(project.world.port, "127.0.0.3") as slow:
+        slow.answers[""] = SILENCE
+        for number in range(
+            5
+        ):  # the first one would wait for the greeting for two minutes, and hold the handlers' lock
+            project.send(f"a{number}@slow.test")
+        eventually(lambda: len(slow.talks) == 5, "that all of them are being tried")
+        content = project.send("b@good.test")
+        eventually(lambda: project.world.got, "the mail for others")
+    assert project.world.got == [("zed@example.com", ["b@good.test"], content)]
+    assert len(project.kept("outgoing")) == 5, "they wait on disk"
+
+
 def test_mail_whose_way_leads_back_here_does_not_take_it(project):
     project.shell.run("lamson start")
     project.send(to="home@test.com")  # a better host is not there now, and may be later; the worse one is not asked
+    project.attempted()
     (waiting,) = project.kept("outgoing").items()
     assert waiting == (("home@test.com",), "cannot send to test.com: Connection refused")
     project.shell.run("lamson stop")
     project.names.zone["test.com", "MX"] = ["10 ours.test."]
     project.shell.run("lamson start")
     project.send(to="home@test.com")
+    project.attempted()
     reason = "the mail for test.com would come back to this server"
     assert project.kept("undeliverable") == {("home@test.com",): reason}
     assert not project.world.got

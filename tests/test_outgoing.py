@@ -343,6 +343,8 @@ def test_a_look_asks_once_about_each_entry_and_serves_all_that_become_due_before
 ):
     now = time.time()
     monkeypatch.setattr(Clock, "__call__", lambda self: now + self.ahead)  # however slow this machine is
+    waits = []
+    monkeypatch.setattr(retries._guard, "wait", waits.append)
     listed, asked = Counter(), Counter()
     listdir, stat = os.listdir, os.stat
     for number in range(200):
@@ -352,10 +354,9 @@ def test_a_look_asks_once_about_each_entry_and_serves_all_that_become_due_before
     monkeypatch.setattr(os, "stat", lambda path, **kw: (asked.update([path]), stat(path, **kw))[1])
     for second in range(20):
         clock.ahead = second + 0.5
-        path, _ = retries._next()
-        retries._try(path)
-        path, wait = retries._next()
-        assert path is None and 0 < wait <= outgoing.LOOK
+        retries._try(retries._next())
+        assert not waits and retries._next() is None
+        assert 0 < waits.pop() <= outgoing.LOOK
     assert attempts.made == [[f"{number}@x.y"] for number in range(20)]
     assert set(listed.values()) == {1} and set(asked.values()) == {1} and len(asked) == 200
 
@@ -420,6 +421,31 @@ class TestTheThread:
         assert "has not ended" in caplog.text and len(entries(retries)) == 1
         go_on.set()
         thread.join(PATIENCE)
+
+    def test_what_is_handed_over_is_tried_at_once_in_its_order(self, tmp_path, attempts, clock, monkeypatch):
+        monkeypatch.setattr(outgoing, "LOOK", 3600)  # it does not wait for the next look at the folder
+        retries = RetryQueue(tmp_path / "outgoing", attempts, attempts.give_up, clock=clock)
+        assert not retries.running
+        retries.start()
+        push_due(retries, "seen@x.y")
+        assert retries.running
+        for number in range(20):
+            if number == 10:
+                eventually(lambda: len(attempts.made) >= 10, "all that was handed over")  # and it sleeps again
+            retries.hand_over(MailRequest("relay", "me@x.y", [f"{number}@x.y"], RAW))
+        eventually(lambda: len(attempts.made) >= 20, "all that was handed over")
+        retries.close()
+        assert [each for each in attempts.made if each != ["seen@x.y"]] == [[f"{number}@x.y"] for number in range(20)]
+
+    def test_what_is_handed_over_waits_on_disk_when_it_fails(self, tmp_path, attempts, clock):
+        attempts.plan["a@x.y"] = Failure("451 Later")
+        retries = RetryQueue(tmp_path / "outgoing", attempts, attempts.give_up, clock=clock)
+        retries.start()
+        key = retries.hand_over(MailRequest("relay", "me@x.y", ["a@x.y"], RAW))
+        eventually(lambda: entries(retries)[key][3] == "451 Later", "the reason of the failure")
+        retries.close()
+        assert entries(retries) == {key: ("me@x.y", ["a@x.y"], RAW, "451 Later")}
+        assert retries.retry() == 0, "it is due in a minute"
 
     def test_an_entry_that_cannot_be_written_again_does_not_end_the_thread(self, tmp_path, attempts, clock, caplog):
         attempts.plan["a\rb@x.y"] = Failure("451 Later")
