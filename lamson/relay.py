@@ -37,6 +37,7 @@ RECIPIENTS = 100  # in one transaction: so many every server has to take (RFC 53
 ADDRESSES = 5  # of one domain's hosts, that are tried for one message
 REST_TIME = 60  # seconds for which a host that timed out is not asked again, when there is a queue
 RETRY_THREADS = 4  # a slow host holds one, and the mail for others goes on
+COPIES = 1 << 24  # bytes that one message may take on disk, to have an entry of its own for each domain
 DIRECT_THREADS = 16  # where all mail is sent by these, to hosts that anybody may have made slow
 
 # A reply to these is about the message; one to STARTTLS or AUTH is about the relay's settings and may change.
@@ -146,7 +147,10 @@ class Relay:
 
     def _hand_over(self, queue: RetryQueue, message: Any, sender: str, recipients: list[str], content: bytes) -> None:
         """Let the queue's threads send it: for a stranger's server a handler would wait as long as that one likes."""
-        for _, group in self._groups(recipients):
+        groups = [group for _, group in self._groups(recipients)]
+        if len(groups) * len(content) > COPIES:
+            groups = [recipients]  # then one slow domain keeps the others of this message waiting
+        for group in groups:
             key = queue.hand_over(MailRequest("relay", sender, group, content))
             log.info("queued: %s to %s as %s", message_id(message), printable(", ".join(group)), key)
 

@@ -15,6 +15,7 @@ from lamson import client, queue
 from lamson import relay as relay_module
 from lamson.hosts import MailHosts, NoMailHost
 from lamson.mail import MailRequest, MailResponse
+from lamson.outgoing import RetryQueue
 from lamson.queue import Queue
 from lamson.relay import Relay
 from lamson.routing import Router, route, stateless
@@ -854,6 +855,17 @@ class TestWithAQueue:
         durable.deliver(mail("a@y.z", "later@y.z"))
         assert [each[1] for each in entries(tmp_path / "outgoing")] == [["later@y.z"]]
         assert [each[1] for each in entries(undeliverable.dir)] == [["a@y.z"]]
+
+    @pytest.mark.parametrize(("limit", "files"), [(3 * len(RAW), 3), (3 * len(RAW) - 1, 1)])
+    def test_a_message_to_many_domains_does_not_fill_the_disk(self, tmp_path, monkeypatch, limit, files):
+        monkeypatch.setattr(relay_module, "COPIES", limit)
+        monkeypatch.setattr(RetryQueue, "running", True)  # and yet no thread takes what is handed over
+        relay = Relay(None, queue=tmp_path / "outgoing")
+        relay.deliver(mail("a@one.test", "b@two.test", "c@three.test", "d@one.test"))
+        found = entries(tmp_path / "outgoing")
+        assert len(found) == files and {(sender, content) for sender, _, content, _ in found} == {("a@b.c", RAW)}
+        recipients = sorted(recipient for each in found for recipient in each[1])
+        assert recipients == ["a@one.test", "b@two.test", "c@three.test", "d@one.test"]
 
     def test_one_host_that_refuses_for_good_and_one_that_is_gone_may_be_better_later(
         self, direct, names, host, tmp_path, undeliverable
