@@ -13,7 +13,8 @@ they rather take turns: a thread is woken for all the jobs that came in with one
 when they are done, or after `SLOW` when there are more of them.
 
 What handlers have written may have to be on disk before anybody is told that they are done. That is a wait, and one is
-enough for all the jobs that were done since the last one: one thread waits, and others go on with what comes in.
+enough for all the jobs that were done since the last one. The thread that has done them waits, and another one takes
+over from it when that takes longer than `SLOW`.
 
 What has the same key runs in turn, and waits its turn without holding a thread: one sender with many slow messages
 takes one thread, not all of them. The threads are daemons: a handler that never ends does not keep the process from
@@ -184,15 +185,14 @@ class HandlerPool:
 
         Before it sleeps, or when it is time, it brings the results that there are.
         """
-        rested = True
+        relieved = False  # another one has taken over while this one waited for the disk
         while True:
             held: list[Result] = []
             with self._guard:
                 if self._closed:
                     return None
                 now = time.monotonic()
-                # Whoever has waited for the disk leaves the jobs to the one that has done them meanwhile.
-                goes_on = bool(self._ready) and rested and (not worker.quick or self._quick == 1)
+                goes_on = bool(self._ready) and not relieved and (not worker.quick or self._quick == 1)
                 if goes_on and now < self._due:
                     worker.since = now
                     return self._ready.popleft()
@@ -202,17 +202,19 @@ class HandlerPool:
                     worker.since = now
                 elif not goes_on:
                     self._asleep.append(worker)
-                if held or not goes_on:
                     if worker.quick:
                         self._leave(worker)
                     self._wake_if_needed()
             self._wake_loop()
             if held:
+                was_quick = worker.quick
                 self._finish(held)
-                worker.since, rested = 0.0, False
+                with self._guard:
+                    worker.since = 0.0
+                    relieved = was_quick and not worker.quick
             elif not goes_on:
                 worker.gate.acquire()
-                rested = True
+                relieved = False
 
     def _finish(self, held: list[Result]) -> None:
         """Wait for the disk, and bring results that had to wait for it."""
