@@ -9,8 +9,9 @@ waits for something, and while it does, another one takes over; that is so for u
 slow is one among many until it has done a job quickly again, and of several quick ones all but one go to sleep.
 
 While such a thread and that of the loop both have work, each gets in the other's way whenever one calls the system. So
-they rather take turns: a thread is woken for all the jobs that came in with one turn of the loop, and the loop is woken
-when they are done, or after `SLOW` when there are more of them.
+they take turns: a thread is woken for all the jobs that came in with one turn of the loop, and the loop stands still
+until they are done, or until `SLOW` when there are more of them. For handlers that are slow it does not: after one of
+them the loop waits for nobody for `HURRY` seconds, and both work side by side.
 
 What handlers have written may have to be on disk before anybody is told that they are done. That is a wait, and one is
 enough for all the jobs that were done since the last one. The thread that has done them waits, and another one takes
@@ -35,6 +36,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 SLOW = 0.002  # seconds
+HURRY = 0.05  # seconds
 HUNG = 60  # seconds
 MOST = 4  # times `size` there are threads, with those that hang
 
@@ -77,6 +79,11 @@ class HandlerPool:
         self._quick = 0  # how many are awake and quick: one is enough
         self._watching = False
         self._waking = False  # `_wake` is going to run
+        self._turn = threading.Lock()  # released to let the loop go on
+        self._turn.acquire()
+        self._lent_to: _Worker | None = None  # the thread that the loop stands still for
+        self._lent_until = 0.0  # when it has to have done
+        self._hurry_until = 0.0  # the loop stands still for nobody before that
         self._starved = False  # the system has refused a thread
         self._closed = False
         self._results: collections.deque[Result] = collections.deque()
@@ -111,15 +118,25 @@ class HandlerPool:
         return future
 
     def _wake(self) -> None:
+        """Wake a thread if one is needed, and stand still until it gives the turn back."""
         self._waking = False
         with self._guard:
-            self._wake_if_needed()
+            if self._quick or not (self._ready or (self._held and not self._syncing)):
+                return
+            worker = self._wake_one()
+            if worker is None or time.monotonic() < self._hurry_until:
+                return
+            self._lent_to, self._lent_until = worker, math.inf
+        if not self._turn.acquire(timeout=2 * SLOW):
+            with self._guard:
+                given_back = self._lent_to is None  # just now
+                self._lent_to = None
+                self._hurry_until = time.monotonic() + HURRY
+            if given_back:
+                self._turn.acquire()
+        self._announce()
 
-    def _wake_if_needed(self) -> None:
-        if (self._ready or (self._held and not self._syncing)) and not self._quick:
-            self._wake_one()
-
-    def _wake_one(self) -> None:
+    def _wake_one(self) -> _Worker | None:
         if self._asleep:
             worker = self._asleep.pop()
             worker.quick = True
@@ -127,11 +144,12 @@ class HandlerPool:
         elif len(self._workers) < self.size or self._may_be_more():
             worker = _Worker()
             if not self._start(worker):
-                return  # the job stays where it is, and `_watch` comes again
+                return None  # the job stays where it is, and `_watch` comes again
             self._workers.append(worker)
         else:
-            return
+            return None
         self._quick += 1
+        return worker
 
     def _start(self, worker: _Worker) -> bool:
         name = f"lamson-handler-{len(self._workers) + 1}"
@@ -152,8 +170,8 @@ class HandlerPool:
             for worker in self._workers:
                 if worker.quick and 0 < worker.since < early:
                     self._leave(worker)
-            self._wake_if_needed()
         self._announce()  # what was done by a thread that is slow now
+        self._wake()
         self._watching = bool(self.pending)
         if self._watching:
             self._loop.call_later(SLOW, self._watch)
@@ -190,9 +208,10 @@ class HandlerPool:
             held: list[Result] = []
             with self._guard:
                 if self._closed:
+                    self._give_back(worker)
                     return None
                 now = time.monotonic()
-                goes_on = bool(self._ready) and not relieved and (not worker.quick or self._quick == 1)
+                goes_on = bool(self._ready) and not relieved and self._has_turn(worker, now)
                 if goes_on and now < self._due:
                     worker.since = now
                     return self._ready.popleft()
@@ -204,8 +223,9 @@ class HandlerPool:
                     self._asleep.append(worker)
                     if worker.quick:
                         self._leave(worker)
-                    self._wake_if_needed()
-            self._wake_loop()
+                given_back = (bool(held) or not goes_on) and self._give_back(worker)
+            if not given_back:
+                self._wake_loop()
             if held:
                 was_quick = worker.quick
                 self._finish(held)
@@ -215,6 +235,24 @@ class HandlerPool:
             elif not goes_on:
                 worker.gate.acquire()
                 relieved = False
+
+    def _has_turn(self, worker: _Worker, now: float) -> bool:
+        if not worker.quick:
+            return True  # handlers are slow, and run side by side
+        if self._quick > 1:
+            return False
+        if self._lent_to is not worker:
+            return now < self._hurry_until
+        self._lent_until = min(self._lent_until, now + SLOW)  # it may have taken long to wake up
+        return now < self._lent_until
+
+    def _give_back(self, worker: _Worker) -> bool:
+        """Let the loop go on if it stands still for this thread. Returns whether it did."""
+        if self._lent_to is not worker:
+            return False
+        self._lent_to = None
+        self._turn.release()
+        return True
 
     def _finish(self, held: list[Result]) -> None:
         """Wait for the disk, and bring results that had to wait for it."""
@@ -234,6 +272,9 @@ class HandlerPool:
             worker.since = 0.0
             # Whoever waits for a result has waited long enough for a slow one.
             self._due = 0.0 if slow else min(self._due, now + SLOW)
+            if slow:
+                self._hurry_until = now + HURRY
+                self._give_back(worker)
             if worker.quick and slow:
                 self._leave(worker)
             elif not worker.quick and not slow:
@@ -247,8 +288,8 @@ class HandlerPool:
                     self._turns.pop(key, None)
 
     def _wake_loop(self) -> None:
-        """Have the loop bring the results that there are."""
-        if self._results and not self._announced and not self._closed:
+        """Have the loop bring the results that there are, and wake a thread for what else is to be done."""
+        if (self._results or self._ready) and not self._announced and not self._closed:
             self._announced = True
             try:
                 self._loop.call_soon_threadsafe(self._announce)
@@ -270,6 +311,9 @@ class HandlerPool:
                 future.set_result(value)
             else:
                 future.set_exception(error)
+        if self._ready and not self._quick and not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._wake)
 
     def close(self) -> None:
         """Let the threads end when they are done with what they have in hand. What nobody has begun is not begun.

@@ -333,6 +333,41 @@ def test_jobs_that_come_together_wake_the_loop_once_and_wait_for_the_disk_once(d
         running.close()
 
 
+class Turn:
+    """The lock for which the loop stands still, which counts how often it did."""
+
+    def __init__(self, lock):
+        self.lock, self.waits, self.release = lock, 0, lock.release
+
+    def acquire(self, **patience):
+        self.waits += 1
+        return self.lock.acquire(**patience)
+
+
+def test_the_loop_stands_still_for_quick_jobs_and_for_none_after_a_slow_one(monkeypatch):
+    monkeypatch.setattr(pools, "HURRY", 60)
+    running = Loop(4)
+    running.pool._turn = turn = Turn(running.pool._turn)
+    go_on = threading.Event()
+    try:
+        for expected in (1, 2):
+            assert running.run(None, max, 1, 2).result(30) == 2
+            running.pool._hurry_until = 0.0  # on a busy machine such a job may have been slow
+            assert turn.waits >= expected
+        slow = running.run(None, go_on.wait, 30)
+        for _ in range(10):
+            assert running.run(None, max, 1, 2).result(30) == 2
+        waits = turn.waits
+        for _ in range(10):
+            assert running.run(None, max, 1, 2).result(30) == 2
+        assert turn.waits == waits and not slow.done()
+        go_on.set()
+        assert slow.result(30)
+    finally:
+        go_on.set()
+        running.close()
+
+
 @pytest.mark.parametrize("written", [False, True])
 def test_a_quick_result_does_not_wait_for_a_slow_job_behind_it(syncing, disk, written):
     disk.go_on.set()
