@@ -4,7 +4,8 @@
 
 Lamson's server is a generated project as `lamson start` runs it: states in SQLite, a log at INFO in a file. Its handler
 either keeps each sender in a state, or moves them to another one with every message, which is a write to the disk each
-time. Salmon has the same handler, keeps its states in memory, and logs no message. PYTHON is an interpreter with the
+time. A third kind moves them and computes for a millisecond or so, as handlers do that parse a message and write an
+answer. Salmon has the same handler, keeps its states in memory, and logs no message. PYTHON is an interpreter with the
 package salmon-mail. Haraka (see peers.py) throws the messages away.
 
 The client is `smtp-source` (Debian's package postfix), messages are of 1 KB, and connections are kept: "20 sessions" is
@@ -35,12 +36,15 @@ from lamson.routing import route, route_like
 
 @route("(address)@(host)", address=".+")
 def START(message, address=None, host=None):
+    {work}
     return {first}
 
 @route_like(START)
 def NEXT(message, address=None, host=None):
+    {work}
     return {second}
 """
+WORK = "sum(range(50_000))"
 
 SALMON = """
 import logging, sys, time
@@ -64,8 +68,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def lamson(moves: bool, workers: int, database: str = ""):
-    """A project that runs; yields its port. `database` is the URL of one to use in place of SQLite."""
+def lamson(moves: bool, workers: int, database: str = "", work: str = "pass"):
+    """A project that runs; yields its port. `database` is the URL of one to use in place of SQLite.
+
+    `work` is a line that its handler runs for each message.
+    """
     port = free_port()
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
 
@@ -77,7 +84,7 @@ def lamson(moves: bool, workers: int, database: str = ""):
         project = Path(folder) / "project"
         run("gen", "-project", "project", where=Path(folder))
         first, second = ("NEXT", "START") if moves else ("NEXT", "NEXT")
-        (project / "app/handlers/sample.py").write_text(HANDLER.format(first=first, second=second))
+        (project / "app/handlers/sample.py").write_text(HANDLER.format(first=first, second=second, work=work))
         settings = project / "config/settings.py"
         text = re.sub(r'"port": 8823\b', f'"port": {port}, "message_limit": 0', settings.read_text())
         text = text.replace("sqlite:///app/data/lamson.db", database) if database else text
@@ -94,7 +101,7 @@ def salmon(python: str):
     """Salmon with the same handler; yields its port."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
-        handler = HANDLER.format(first="NEXT", second="NEXT").replace("lamson", "salmon")
+        handler = HANDLER.format(first="NEXT", second="NEXT", work="pass").replace("lamson", "salmon")
         (Path(folder) / "salmon_handler.py").write_text(handler)
         log = str(Path(folder) / "log")
         yield from serving([python, "-c", SALMON, str(port), log, folder], port)
@@ -160,6 +167,8 @@ def main() -> None:
         "one, moving": lambda: lamson(moves=True, workers=1),
         "workers": lambda: lamson(moves=False, workers=options.workers),
         "workers, moving": lambda: lamson(moves=True, workers=options.workers),
+        "one, working": lambda: lamson(moves=True, workers=1, work=WORK),
+        "workers, working": lambda: lamson(moves=True, workers=options.workers, work=WORK),
     }
     if options.salmon:
         servers["Salmon"] = lambda: salmon(options.salmon)
@@ -173,7 +182,9 @@ def main() -> None:
         for _ in range(options.rounds):
             for clients in (1, SESSIONS):
                 for name, port in ports.items():
-                    number = messages // 5 if name == "Salmon" and clients == 1 else messages
+                    if "working" in name and clients == 1:
+                        continue  # one sender's messages are handled one after the other
+                    number = messages // 5 if "working" in name or (name == "Salmon" and clients == 1) else messages
                     found.setdefault((name, clients), []).append(measure(port, number, clients))
     for (name, clients), values in found.items():
         print(f"{name:16} {clients:3} clients", *(f"{value:7.0f}" for value in sorted(values)))
@@ -188,6 +199,9 @@ def main() -> None:
         workers, bar = f"{options.workers} workers", ">= 1.6" if clients > 1 and options.workers == 2 else ""
         ratio(f"{workers}, {who}", speed["workers", clients], "one process", one, bar)
         ratio(f"{workers}, {who}, each message a new state", speed["workers, moving", clients], "one process", moving)
+        if clients > 1:
+            working = speed["workers, working", clients], "one process", speed["one, working", clients]
+            ratio(f"{workers}, {who}, each message a new state and a millisecond's work", *working, bar)
         if options.haraka:
             theirs = speed["Haraka", clients]
             ratio(f"{workers}, {who}", speed["workers", clients], "Haraka, which throws away", theirs, ">= 1")
