@@ -310,7 +310,7 @@ class HandlerPool:
             if error is None:
                 future.set_result(value)
             else:
-                future.set_exception(error)
+                future.set_exception(_bearable(error))
         if self._ready and not self._quick and not self._waking:
             self._waking = True
             self._loop.call_soon(self._wake)
@@ -336,6 +336,15 @@ def beside(func: Callable[[], object]) -> Callable[[], object]:
     except RuntimeError:
         return func
     return thread.join
+
+
+def _bearable(error: BaseException) -> Exception:
+    """Return what a future can have for an error: none takes StopIteration, and SystemExit would end the loop."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    bearable = RuntimeError(f"a job ended with {error!r}")
+    bearable.__cause__ = error
+    return bearable
 
 
 def _started(target: Callable[..., None], name: str, *args: Any) -> bool:

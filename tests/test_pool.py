@@ -228,6 +228,38 @@ def test_what_the_disk_did_not_take_was_not_done(syncing, disk):
     assert syncing.run(None, max, 1, 2).result(30) == 2 and disk.synced == 1
 
 
+ERRORS = [StopIteration, SystemExit, KeyboardInterrupt, asyncio.CancelledError]
+UNBEARABLE = pytest.mark.parametrize("unbearable", ERRORS)
+
+
+def throw(error):
+    raise error
+
+
+@UNBEARABLE
+def test_whatever_a_job_raises_comes_back_and_neither_the_loop_nor_others_suffer(running, unbearable):
+    wrong = running.run(None, throw, unbearable("so be it"))
+    right = running.run(None, max, 1, 2)
+    with pytest.raises(RuntimeError, match="so be it") as raised:
+        wrong.result(10)
+    assert isinstance(raised.value.__cause__, unbearable)
+    assert right.result(10) == 2 and running.run(None, max, 1, 2).result(10) == 2
+
+
+@UNBEARABLE
+def test_whatever_the_disk_raises_comes_back_to_all_that_wait_for_it(syncing, disk, unbearable):
+    disk.error = unbearable("no disk")
+    first = syncing.run(None, disk.write)
+    assert disk.begun.wait(30)
+    others = [syncing.run(number, disk.write) for number in range(3)]
+    disk.go_on.set()
+    for future in [first, *others]:
+        with pytest.raises(RuntimeError, match="no disk"):
+            future.result(10)
+    disk.error = None
+    syncing.run(None, disk.write).result(10)
+
+
 def test_a_result_of_which_nobody_knows_whether_it_is_on_disk_is_an_error(running):
     def unknown():
         raise OSError("no idea")
