@@ -412,6 +412,8 @@ class Connection(smtp.SMTP):
         reader = self._proxy_reader = asyncio.StreamReader(loop=self.loop)
         reader.feed_data(self._buffer)  # what was faster than this task
         self._buffer.clear()
+        if self._eof:
+            reader.feed_eof()
         self._reset_timeout(self._proxy_timeout)
         try:
             header = await get_proxy(reader)

@@ -345,6 +345,17 @@ class TestConnections:
                 assert talk.say(line)[0] in "23"
         assert served.receiver.messages == [(("2001:db8::1", 1000), "a@b.c", ["d@e.f"], b"")]
 
+    @pytest.mark.parametrize("new_loop", [uvloop.new_event_loop, asyncio.new_event_loop])
+    @pytest.mark.parametrize("said", ["", "PROXY TCP4 192.0."])
+    def test_a_proxy_that_leaves_at_once_is_not_waited_for(self, serve, monkeypatch, new_loop, said):
+        monkeypatch.setattr("lamson.connection.PROXY_TIMEOUT", 300)  # seconds: far longer than a `Talk` waits
+        served = serve(Receiver(), Limits(proxy_hosts=["127.0.0.1"]), new_loop=new_loop)
+        for _ in range(10):
+            with served.connect() as talk:
+                talk.socket.sendall(said.encode())
+                talk.socket.shutdown(socket.SHUT_WR)
+                assert talk.reply() == ""
+
     def test_bytes_now_and_then_do_not_move_the_deadline_of_a_command(self, serve):
         served = serve(Receiver(), Limits(command_timeout=0.3))
         with served.connect() as talk:
