@@ -6,7 +6,8 @@
 Python runs one thread at a time, and handing over from one to the next costs as much as all the routing of a message.
 So as long as handlers are quick, one thread does all of their work. One that stays with a job for longer than `SLOW`
 waits for something, and while it does, another one takes over; that is so for up to `size` of them. A thread that was
-slow is one among many until it has done a job quickly again, and of several quick ones all but one go to sleep.
+slow is one among many until it has done `ROW` jobs quickly, and of several quick ones all but one go to sleep. It takes
+so many because slow and quick jobs come mixed: with one, half of the threads would sleep while jobs wait.
 
 While such a thread and that of the loop both have work, each gets in the other's way whenever one calls the system. So
 they take turns: a thread is woken for all the jobs that came in with one turn of the loop, and the loop stands still
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 SLOW = 0.002  # seconds
 HURRY = 0.05  # seconds
+ROW = 8  # jobs
 HUNG = 60  # seconds
 MOST = 4  # times `size` there are threads, with those that hang
 
@@ -51,7 +53,8 @@ class _Worker:
         self.gate = threading.Lock()  # held by the pool for as long as the thread shall sleep
         self.gate.acquire()
         self.since = 0.0  # when it began its job; 0 between two jobs
-        self.quick = True  # it is awake, and was not slow the last time
+        self.quick = True  # it is awake, and was not slow lately
+        self.row = 0  # jobs done quickly since the last slow one, while it does not count as quick
 
 
 class HandlerPool:
@@ -273,13 +276,16 @@ class HandlerPool:
             # Whoever waits for a result has waited long enough for a slow one.
             self._due = 0.0 if slow else min(self._due, now + SLOW)
             if slow:
+                worker.row = 0
                 self._hurry_until = now + HURRY
                 self._give_back(worker)
-            if worker.quick and slow:
-                self._leave(worker)
-            elif not worker.quick and not slow:
-                worker.quick = True
-                self._quick += 1
+                if worker.quick:
+                    self._leave(worker)
+            elif not worker.quick:
+                worker.row += 1
+                if worker.row >= ROW:
+                    worker.quick = True
+                    self._quick += 1
             if key is not None:
                 # A slow sender's next message stands behind those of others who wait for a thread.
                 if self._turns.get(key):

@@ -96,6 +96,19 @@ def test_no_job_waits_for_a_slow_one_while_a_thread_is_left(running):
     assert all(future.result(30) for future in slow)
 
 
+def test_a_thread_that_was_slow_counts_as_quick_after_several_quick_jobs_in_a_row(running, monkeypatch):
+    monkeypatch.setattr(pools, "SLOW", 30)
+    worker, row, result = pools._Worker(), [], (running.loop.create_future(), None, None)
+    running.pool._quick = 1
+    quick, slow = 0, -60
+    for took in [slow, *[quick] * (pools.ROW - 1), slow, *[quick] * pools.ROW]:
+        worker.since = time.monotonic() + took
+        running.pool._rate(worker, None, result, False)
+        assert running.pool._quick == worker.quick
+        row.append(worker.quick)
+    assert row == [False] * (2 * pools.ROW) + [True]
+
+
 def test_threads_that_hang_are_made_up_for(running, monkeypatch):
     monkeypatch.setattr(pools, "HUNG", 0.05)
     go_on = threading.Event()
