@@ -25,6 +25,7 @@ def fresh_router():
     Router.STATE_STORE = MemoryStorage()
     Router.DEFAULT_CAPTURES = {}
     Router.UNDELIVERABLE_QUEUE = None
+    Router.AROUND = []
     yield Router
     vars(Router).clear()
     vars(Router).update(saved)

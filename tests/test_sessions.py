@@ -21,7 +21,6 @@ cat = Table("cat", metadata, Column("id", Integer, primary_key=True), Column("na
 
 @pytest.fixture(params=["file", "memory"])
 def database(request, tmp_path, fresh_router):
-    Router.AROUND = []
     Router.UNDELIVERABLE_QUEUE = Queue(tmp_path / "undeliverable")
     url = "sqlite://" if request.param == "memory" else f"sqlite:///{tmp_path}/cats.db"
     database = configure_database({"metadata": metadata, "url": url}, also_create=True)
@@ -211,7 +210,6 @@ def test_a_confirmation_is_stored_together_with_what_the_handler_adds(database, 
 
 
 def test_two_databases_are_both_saved_and_configured_once(tmp_path, fresh_router):
-    Router.AROUND = []
     databases = [
         configure_database({"metadata": metadata, "url": f"sqlite:///{tmp_path}/{name}.db"}, also_create=True)
         for name in "ab"
