@@ -174,7 +174,8 @@ class HandlerPool:
                 if worker.quick and 0 < worker.since < early:
                     self._leave(worker)
         self._announce()  # what was done by a thread that is slow now
-        self._wake()
+        if not self._waking:  # or else each of these would add one more to every turn of the loop
+            self._wake()
         self._watching = bool(self.pending)
         if self._watching:
             self._loop.call_later(SLOW, self._watch)

@@ -1,6 +1,7 @@
 """The threads of the handlers."""
 
 import asyncio
+import collections
 import threading
 import time
 from concurrent.futures import Future
@@ -411,6 +412,26 @@ def test_the_loop_stands_still_for_quick_jobs_and_for_none_after_a_slow_one(monk
     finally:
         go_on.set()
         running.close()
+
+
+def test_the_loop_stands_still_once_in_a_turn_however_many_jobs_there_are(running, monkeypatch):
+    monkeypatch.setattr(pools, "HURRY", 0)
+    turns, waits = [0], collections.Counter()
+    wake = running.pool._wake
+
+    def count_and_wake():
+        waits[turns[0]] += 1
+        wake()
+
+    async def jobs():
+        monkeypatch.setattr(running.pool, "_wake", count_and_wake)
+        everything = asyncio.gather(*(running.pool.run(None, time.sleep, 0.001) for _ in range(100)))
+        while not everything.done():
+            turns[0] += 1
+            await asyncio.sleep(0)
+
+    asyncio.run_coroutine_threadsafe(jobs(), running.loop).result(30)
+    assert max(waits.values()) <= 2
 
 
 @pytest.mark.parametrize("written", [False, True])
