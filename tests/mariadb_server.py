@@ -8,16 +8,13 @@
 
 import contextlib
 import itertools
-import os
-import shutil
 import socket
 import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
 
-from postgres import account, free_port
+from postgres import account, free_port, in_own_folder
 from processes import eventually, needs
 
 
@@ -79,15 +76,5 @@ def running():
     pytest.importorskip("pymysql", reason="PyMySQL is not installed: pip install PyMySQL")
     for program in ("mariadb-install-db", "mariadbd"):
         needs(program)
-    folder = Path(tempfile.mkdtemp(prefix="lamson-mariadb-"))
-    try:
-        if not os.geteuid():
-            os.chown(folder, account()["user"], account()["group"])
-        server = MariaDB(folder)
-        server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with in_own_folder("lamson-mariadb-", lambda folder: MariaDB(Path(folder))) as server:
+        yield server

@@ -129,12 +129,19 @@ def running(host="127.0.0.1", settings=("fsync=off",)):
     programs = folder_of_programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    with in_own_folder("lamson-pg-", lambda folder: Postgres(folder, programs, host, settings)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def in_own_folder(prefix, make):
+    """A server that `make` makes for a folder, which belongs to whoever it runs as. Both are gone after the block."""
     # Not in pytest's own folder: nobody may look into that. Its name is short, as those of sockets have to be.
-    folder = tempfile.mkdtemp(prefix="lamson-pg-")
+    folder = tempfile.mkdtemp(prefix=prefix)
     try:
         if not os.geteuid():
             os.chown(folder, account()["user"], account()["group"])
-        server = Postgres(folder, programs, host, settings)
+        server = make(folder)
         server.start()
         try:
             yield server
