@@ -168,6 +168,8 @@ def test_a_lock_that_holds_in_one_process_alone_is_found(tmp_path):
             return found
 
     failed = failures(lambda: InOneProcess(f"sqlite:///{tmp_path}/states.db"))
+    # The other test of such a lock finds it only when its thread is quicker than the next line.
+    failed.discard("test_the_lock_of_a_shared_storage_ends_with_the_process_that_holds_it")
     assert failed == {"test_the_lock_of_a_shared_storage_lets_one_process_in_at_a_time"}
 
 
