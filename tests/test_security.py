@@ -3,13 +3,13 @@
 import dataclasses
 import re
 import smtplib
-import socket
 import ssl
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from brokers import free_ports
 from lamson.limits import Limits
 from processes import Shell, eventually, needs
 
@@ -36,9 +36,7 @@ def test_the_page_tells_of_every_setting():
 @pytest.fixture
 def project(tmp_path):
     """A generated project with TLS and logins; its port, its folder and the shell it runs in."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    (port,) = free_ports(1)
     with Shell(tmp_path) as shell:
         shell.run("lamson gen -project mymailserver")
         shell.run("cd mymailserver")

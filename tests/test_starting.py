@@ -9,6 +9,7 @@ import socket
 
 import pytest
 
+from brokers import free_ports
 from lamson.queue import Queue
 from processes import Shell, eventually, needs
 
@@ -58,9 +59,7 @@ def test_a_start_that_is_interrupted_starts_nothing(tmp_path, name, code, moment
 @pytest.fixture
 def project(tmp_path):
     """A generated project; its port, and the shell it is to be started in."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    (port,) = free_ports(1)
     with Shell(tmp_path) as shell:
         shell.run("lamson gen -project mine")
         shell.run("cd mine")
