@@ -35,6 +35,9 @@ BLOCK_TIME = 180  # for each block of a message
 END_TIME = 600
 FAREWELL_TIME = 2
 
+# A reply that takes no longer than this, in seconds, is waited for without going to sleep the next time.
+QUICK = 0.0002
+
 IDLE_TIME = 10  # seconds that a connection stays open for the next message
 IDLE_CONNECTIONS = 10  # at most, that stay open to one address
 
@@ -79,6 +82,7 @@ class Connection(smtplib.SMTP):
         self._tls = tls
         self._received = b""  # and not yet read
         self._limited = 0.0  # seconds; 0 is not known
+        self._quick: dict[float, bool] = {}  # by patience, as replies to commands and to messages differ
         try:
             self._open(address, port)
             if starttls is not None and (self.has_extn("starttls") or not opportunistic):
@@ -182,20 +186,22 @@ class Connection(smtplib.SMTP):
 
     def _wait(self, patience: float) -> re.Match[bytes]:
         """Receive until there is a whole reply."""
-        left, deadline = patience, 0.0
+        begun = time.monotonic()
+        left, look = patience, self._quick.get(patience, False)
         while True:
-            self._receive(left)
+            self._receive(left, look)
+            now = time.monotonic()
             found = _REPLY.match(self._received)
             if found is not None:
+                self._quick[patience] = now < begun + QUICK
                 return found
-            deadline = deadline or time.monotonic() + patience
-            left = deadline - time.monotonic()
+            left, look = begun + patience - now, False
             if left <= 0:
                 self.close()
                 raise TimeoutError("The server did not answer in time")
 
-    def _receive(self, seconds: float) -> None:
-        """Take in what the server says next, if it says something in time."""
+    def _receive(self, seconds: float, look: bool) -> None:
+        """Take in what the server says next, if it says something in time. `look` is whether that may be at once."""
         try:
             if self.sock is None:
                 raise smtplib.SMTPServerDisconnected("The connection is closed")
@@ -203,7 +209,9 @@ class Connection(smtplib.SMTP):
             if not speaks_smtp or len(self._received) > _LONGEST_REPLY:
                 raise smtplib.SMTPServerDisconnected(f"The server speaks no SMTP: {self._received[:80]!r}")
             self._limit(min(seconds, COMMAND_TIME))
-            received = self.sock.recv(_RECEIVED)
+            received = _look(self.sock) if look else None
+            if received is None:
+                received = self.sock.recv(_RECEIVED)
             if not received:
                 raise smtplib.SMTPServerDisconnected("The server closed the connection")
             self._received += received
@@ -443,6 +451,22 @@ def _leave_all(idle: dict[tuple[str, str], list[tuple[float, Connection]]], proc
         for kept in idle.values():
             for _, connection in kept:
                 connection.leave()
+
+
+def _look(sock: socket.socket) -> bytes | None:
+    """Return what a server says in less than `QUICK`, without going to sleep until then. None: it says nothing yet.
+
+    Going to sleep and being woken takes longer than a server next door needs for its reply.
+    """
+    if isinstance(sock, ssl.SSLSocket):
+        return None
+    deadline = time.monotonic() + QUICK
+    while time.monotonic() < deadline:
+        try:
+            return sock.recv(_RECEIVED, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            os.sched_yield()  # the server may need this very processor
+    return None
 
 
 @functools.cache

@@ -318,6 +318,34 @@ class TestTheConversation:
         relay.deliver(mail("last@y.z"))
         assert [got[1] for got in either.got] == [["last@y.z"]]
 
+    def test_what_a_server_says_at_once_is_waited_for_awake_and_what_takes_time_is_not(self, host, monkeypatch):
+        looks = []
+
+        def look(sock, really=client._look):
+            looks.append(really(sock))
+            return looks[-1]
+
+        monkeypatch.setattr(client, "_look", look)
+        monkeypatch.setattr(client, "QUICK", 5)
+        relay = Relay("127.0.0.1", host.port)
+        relay.deliver(mail())
+        looks.clear()
+        relay.deliver(mail())
+        assert looks[0].startswith(b"250") and looks[-1].startswith(b"250")  # to MAIL, and to the message
+        monkeypatch.setattr(client, "QUICK", 0)
+        relay.deliver(mail())  # the last time that it is looked at
+        looks.clear()
+        relay.deliver(mail())
+        assert looks == [] and len(host.got) == 4 and len(host.talks) == 1
+
+    def test_a_server_that_hangs_up_while_it_is_looked_at_has_no_message(self, host, monkeypatch):
+        monkeypatch.setattr(client, "QUICK", 5)
+        relay = Relay("127.0.0.1", host.port)
+        relay.deliver(mail())
+        host.answers["DATA"] = [DROP, None]
+        relay.deliver(mail())
+        assert len(host.got) == 2 and len(host.talks) == 2
+
     def test_a_server_that_hardly_knows_smtp(self, host):
         host.answers["EHLO"] = "500 What?"
         host.answers["RCPT"] = "251 User not local; will forward"
