@@ -4,9 +4,9 @@
 
 Lamson's server is a generated project as `lamson start` runs it: states in SQLite, a log at INFO in a file. Its handler
 either keeps each sender in a state, or moves them to another one with every message, which is a write to the disk each
-time. A third kind moves them and computes for a millisecond or so, as handlers do that parse a message and write an
-answer. Salmon has the same handler, keeps its states in memory, and logs no message. PYTHON is an interpreter with the
-package salmon-mail. Haraka (see peers.py) throws the messages away.
+time. Both there are once more with a handler that computes for a millisecond or so, as handlers do that parse a message
+and write an answer. Salmon has the same handler, keeps its states in memory, and logs no message. PYTHON is an
+interpreter with the package salmon-mail. Haraka (see peers.py) throws the messages away.
 
 The client is `smtp-source` (Debian's package postfix), messages are of 1 KB, and connections are kept: "20 sessions" is
 one client with twenty connections and one sender, "20 clients" are twenty with a sender each. The servers take turns,
@@ -167,8 +167,10 @@ def main() -> None:
         "one, moving": lambda: lamson(moves=True, workers=1),
         "workers": lambda: lamson(moves=False, workers=options.workers),
         "workers, moving": lambda: lamson(moves=True, workers=options.workers),
-        "one, working": lambda: lamson(moves=True, workers=1, work=WORK),
-        "workers, working": lambda: lamson(moves=True, workers=options.workers, work=WORK),
+        "one, working": lambda: lamson(moves=False, workers=1, work=WORK),
+        "workers, working": lambda: lamson(moves=False, workers=options.workers, work=WORK),
+        "one, working, moving": lambda: lamson(moves=True, workers=1, work=WORK),
+        "workers, working, moving": lambda: lamson(moves=True, workers=options.workers, work=WORK),
     }
     if options.salmon:
         servers["Salmon"] = lambda: salmon(options.salmon)
@@ -187,7 +189,7 @@ def main() -> None:
                     number = messages // 5 if "working" in name or (name == "Salmon" and clients == 1) else messages
                     found.setdefault((name, clients), []).append(measure(port, number, clients))
     for (name, clients), values in found.items():
-        print(f"{name:16} {clients:3} clients", *(f"{value:7.0f}" for value in sorted(values)))
+        print(f"{name:24} {clients:3} clients", *(f"{value:7.0f}" for value in sorted(values)))
     speed = {key: statistics.median(values) for key, values in found.items()}
     for clients, who in ((1, "20 sessions"), (SESSIONS, "20 clients")):
         one, moving = speed["one", clients], speed["one, moving", clients]
@@ -200,8 +202,12 @@ def main() -> None:
         ratio(f"{workers}, {who}", speed["workers", clients], "one process", one, bar)
         ratio(f"{workers}, {who}, each message a new state", speed["workers, moving", clients], "one process", moving)
         if clients > 1:
-            working = speed["workers, working", clients], "one process", speed["one, working", clients]
-            ratio(f"{workers}, {who}, each message a new state and a millisecond's work", *working, bar)
+            for kind, what in (
+                ("working", "a millisecond's work"),
+                ("working, moving", "each message a new state and a millisecond's work"),
+            ):
+                speeds = speed[f"workers, {kind}", clients], "one process", speed[f"one, {kind}", clients]
+                ratio(f"{workers}, {who}, {what}", *speeds, bar)
         if options.haraka:
             theirs = speed["Haraka", clients]
             ratio(f"{workers}, {who}", speed["workers", clients], "Haraka, which throws away", theirs, ">= 1")

@@ -4,10 +4,14 @@
     reply = await pool.run(sender, receiver.process_message, peer, sender, recipients, content)
 
 Python runs one thread at a time, and handing over from one to the next costs as much as all the routing of a message.
-So as long as handlers are quick, one thread does all of their work. One that stays with a job for longer than `SLOW`
-waits for something, and while it does, another one takes over; that is so for up to `size` of them. A thread that was
-slow is one among many until it has done `ROW` jobs quickly, and of several quick ones all but one go to sleep. It takes
-so many because slow and quick jobs come mixed: with one, half of the threads would sleep while jobs wait.
+So as long as handlers are quick, one thread does all of their work. When one stays with a job for longer than `SLOW`
+and the process is not busy all the time meanwhile, the job waits for something, and another thread takes over; that is
+so for up to `size` of them. A thread that was slow is one among many until it has done `ROW` jobs quickly, and of
+several quick ones all but one go to sleep. It takes so many because slow and quick jobs come mixed: with one, half of
+the threads would sleep while jobs wait.
+
+A job that computes is not done sooner by more threads, which would only get in each other's way and all look slow. So
+that others need not wait for its end, one more takes over when it has computed for `LONG`.
 
 While such a thread and that of the loop both have work, each gets in the other's way whenever one calls the system. So
 they take turns: a thread is woken for all the jobs that came in with one turn of the loop, and the loop stands still
@@ -37,6 +41,8 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 SLOW = 0.002  # seconds
+LONG = 0.05  # seconds
+BUSY = 0.8  # of the time; less than all of it, as other processes want the processor as well
 HURRY = 0.05  # seconds
 ROW = 8  # jobs
 HUNG = 60  # seconds
@@ -53,8 +59,17 @@ class _Worker:
         self.gate = threading.Lock()  # held by the pool for as long as the thread shall sleep
         self.gate.acquire()
         self.since = 0.0  # when it began its job; 0 between two jobs
+        self.computed = 0.0  # seconds of processor time that the process had used by then
         self.quick = True  # it is awake, and was not slow lately
         self.row = 0  # jobs done quickly since the last slow one, while it does not count as quick
+
+    def begin(self, now: float) -> None:
+        self.since, self.computed = now, time.process_time()
+
+    def is_slow(self, now: float) -> bool:
+        """Whether it has spent more than `SLOW` with its job, while there was room for another one to work."""
+        spent = now - self.since
+        return spent > SLOW and time.process_time() - self.computed < spent * BUSY
 
 
 class HandlerPool:
@@ -114,7 +129,8 @@ class HandlerPool:
             self._ready.append(job)
             if not self._quick and not self._waking:
                 self._waking = True
-                self._loop.call_soon(self._wake)  # for all the jobs of this turn at once
+                # For all the jobs of this turn at once, and for those that clients have sent meanwhile.
+                self._loop.call_soon(self._loop.call_soon, self._wake)
         if not self._watching:
             self._watching = True
             self._loop.call_later(SLOW, self._watch)
@@ -167,11 +183,11 @@ class HandlerPool:
         return len(self._workers) < min(self.size + hung, self.size * MOST)
 
     def _watch(self) -> None:
-        """Look for threads that are slow, and let another one take over from them."""
+        """Look for threads that are slow or compute for long, and let another one take over from them."""
         with self._guard:
-            early = time.monotonic() - SLOW
+            now = time.monotonic()
             for worker in self._workers:
-                if worker.quick and 0 < worker.since < early:
+                if worker.quick and worker.since and (worker.is_slow(now) or now - worker.since > LONG):
                     self._leave(worker)
         self._announce()  # what was done by a thread that is slow now
         if not self._waking:  # or else each of these would add one more to every turn of the loop
@@ -217,12 +233,12 @@ class HandlerPool:
                 now = time.monotonic()
                 goes_on = bool(self._ready) and not relieved and self._has_turn(worker, now)
                 if goes_on and now < self._due:
-                    worker.since = now
+                    worker.begin(now)
                     return self._ready.popleft()
                 self._due = math.inf
                 if self._held and not self._syncing:
                     held, self._held, self._syncing = self._held, held, True
-                    worker.since = now
+                    worker.begin(now)
                 elif not goes_on:
                     self._asleep.append(worker)
                     if worker.quick:
@@ -272,7 +288,7 @@ class HandlerPool:
         with self._guard:
             (self._held if unsynced else self._results).append(result)
             now = time.monotonic()
-            slow = now - worker.since > SLOW
+            slow = worker.is_slow(now)
             worker.since = 0.0
             # Whoever waits for a result has waited long enough for a slow one.
             self._due = 0.0 if slow else min(self._due, now + SLOW)

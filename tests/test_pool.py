@@ -103,11 +103,38 @@ def test_a_thread_that_was_slow_counts_as_quick_after_several_quick_jobs_in_a_ro
     running.pool._quick = 1
     quick, slow = 0, -60
     for took in [slow, *[quick] * (pools.ROW - 1), slow, *[quick] * pools.ROW]:
-        worker.since = time.monotonic() + took
+        worker.begin(time.monotonic() + took)
         running.pool._rate(worker, None, result, False)
         assert running.pool._quick == worker.quick
         row.append(worker.quick)
     assert row == [False] * (2 * pools.ROW) + [True]
+
+
+@pytest.fixture
+def computing(monkeypatch):
+    """Every job computes for as long as it takes: the process is busy all the time."""
+    monkeypatch.setattr(time, "process_time", time.monotonic)
+
+
+def test_jobs_that_compute_are_all_done_by_one_thread(running, computing, monkeypatch):
+    monkeypatch.setattr(pools, "LONG", 30)
+
+    def compute():
+        time.sleep(2 * pools.SLOW)
+        return threading.get_ident()
+
+    used = {future.result(30) for future in [running.run(None, compute) for _ in range(20)]}
+    assert len(used) == 1 == len(running.pool._workers)
+
+
+def test_nobody_waits_for_the_end_of_a_job_that_computes_for_long(running, computing):
+    go_on = threading.Event()
+    long = [running.run(None, go_on.wait, 30) for _ in range(2)]
+    for _ in range(5):
+        assert running.run(None, max, 1, 2).result(10) == 2
+    assert not any(future.done() for future in long)
+    go_on.set()
+    assert all(future.result(30) for future in long)
 
 
 def test_threads_that_hang_are_made_up_for(running, monkeypatch):
