@@ -87,7 +87,16 @@ def test_as_many_slow_jobs_run_side_by_side_as_there_are_threads(running):
     assert len(running.pool._workers) == 4
 
 
-def test_no_job_waits_for_a_slow_one_while_a_thread_is_left(running):
+@pytest.fixture
+def computing(monkeypatch):
+    """Every job computes for as long as it takes: the process is busy all the time."""
+    monkeypatch.setattr(time, "process_time", time.monotonic)
+
+
+@pytest.mark.parametrize("kind", ["waits", "computes"])
+def test_no_job_waits_for_a_slow_one_while_a_thread_is_left(running, request, kind):
+    if kind == "computes":
+        request.getfixturevalue("computing")
     go_on = threading.Event()
     slow = [running.run(None, go_on.wait, 30) for _ in range(3)]
     for _ in range(20):
@@ -110,12 +119,6 @@ def test_a_thread_that_was_slow_counts_as_quick_after_several_quick_jobs_in_a_ro
     assert row == [False] * (2 * pools.ROW) + [True]
 
 
-@pytest.fixture
-def computing(monkeypatch):
-    """Every job computes for as long as it takes: the process is busy all the time."""
-    monkeypatch.setattr(time, "process_time", time.monotonic)
-
-
 def test_jobs_that_compute_are_all_done_by_one_thread(running, computing, monkeypatch):
     monkeypatch.setattr(pools, "LONG", 30)
 
@@ -125,16 +128,6 @@ def test_jobs_that_compute_are_all_done_by_one_thread(running, computing, monkey
 
     used = {future.result(30) for future in [running.run(None, compute) for _ in range(20)]}
     assert len(used) == 1 == len(running.pool._workers)
-
-
-def test_nobody_waits_for_the_end_of_a_job_that_computes_for_long(running, computing):
-    go_on = threading.Event()
-    long = [running.run(None, go_on.wait, 30) for _ in range(2)]
-    for _ in range(5):
-        assert running.run(None, max, 1, 2).result(10) == 2
-    assert not any(future.done() for future in long)
-    go_on.set()
-    assert all(future.result(30) for future in long)
 
 
 def test_threads_that_hang_are_made_up_for(running, monkeypatch):
