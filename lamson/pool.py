@@ -6,9 +6,10 @@
 Python runs one thread at a time, and handing over from one to the next costs as much as all the routing of a message.
 So as long as handlers are quick, one thread does all of their work. When one stays with a job for longer than `SLOW`
 and the process is not busy all the time meanwhile, the job waits for something, and another thread takes over; that is
-so for up to `size` of them. A thread that was slow is one among many until it has done `ROW` jobs quickly, and of
-several quick ones all but one go to sleep. It takes so many because slow and quick jobs come mixed: with one, half of
-the threads would sleep while jobs wait.
+so for up to `size` of them. (It may also wait for a processor that other processes have. That is no reason to wake
+another one, which would wait for it as well, and the system tells: `lamson.rundelay`.) A thread that was slow is one
+among many until it has done `ROW` jobs quickly, and of several quick ones all but one go to sleep. It takes so many
+because slow and quick jobs come mixed: with one, half of the threads would sleep while jobs wait.
 
 A job that computes is not done sooner by more threads, which would only get in each other's way and all look slow. So
 that others need not wait for its end, one more takes over when it has computed for `LONG`.
@@ -16,7 +17,9 @@ that others need not wait for its end, one more takes over when it has computed 
 While such a thread and that of the loop both have work, each gets in the other's way whenever one calls the system. So
 they take turns: a thread is woken for all the jobs that came in with one turn of the loop, and the loop stands still
 until they are done, or until `SLOW` when there are more of them. For handlers that are slow it does not: after one of
-them the loop waits for nobody for `HURRY` seconds, and both work side by side.
+them the loop waits for nobody for `HURRY` seconds, and both work side by side. Then they take turns once more to see
+whether handlers are still slow: side by side a thread may just wait for Python to let it run, and nobody can tell that
+from other waits. The more turns are slow, the longer they work side by side.
 
 What handlers have written may have to be on disk before anybody is told that they are done. That is a wait, and one is
 enough for all the jobs that were done since the last one. The thread that has done them waits, and another one takes
@@ -38,12 +41,16 @@ import time
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from lamson.rundelay import RunDelay
+
 log = logging.getLogger(__name__)
 
 SLOW = 0.002  # seconds
 LONG = 0.05  # seconds
-BUSY = 0.8  # of the time; less than all of it, as other processes want the processor as well
-HURRY = 0.05  # seconds
+BUSY = 0.8  # of the time; not all of it, as the threads of a process wait for each other now and then
+HURRY = 0.01  # seconds, and twice as many after each slow turn, up to
+LONGEST_HURRY = 0.5
+CALM = 0.9  # times so long after a turn without a slow job
 ROW = 8  # jobs
 HUNG = 60  # seconds
 MOST = 4  # times `size` there are threads, with those that hang
@@ -55,21 +62,30 @@ Result = tuple[asyncio.Future, Any, BaseException | None]
 class _Worker:
     """A thread, as the pool sees it."""
 
+    delay: RunDelay
+
     def __init__(self) -> None:
         self.gate = threading.Lock()  # held by the pool for as long as the thread shall sleep
         self.gate.acquire()
         self.since = 0.0  # when it began its job; 0 between two jobs
-        self.computed = 0.0  # seconds of processor time that the process had used by then
+        self.in_turn = False  # the loop stood still for it then
+        self.wanted = 0.0  # seconds of processor time by then, see `_wanted`
         self.quick = True  # it is awake, and was not slow lately
         self.row = 0  # jobs done quickly since the last slow one, while it does not count as quick
 
-    def begin(self, now: float) -> None:
-        self.since, self.computed = now, time.process_time()
+    def begin(self, now: float, in_turn: bool = False) -> None:
+        self.since, self.in_turn = now, in_turn
+        self.wanted = self._wanted()
 
     def is_slow(self, now: float) -> bool:
-        """Whether it has spent more than `SLOW` with its job, while there was room for another one to work."""
+        """Whether it has spent more than `SLOW` with a job, while there was room for another one to work."""
         spent = now - self.since
-        return spent > SLOW and time.process_time() - self.computed < spent * BUSY
+        return bool(self.since) and spent > SLOW and self._wanted() - self.wanted < spent * BUSY
+
+    def _wanted(self) -> float:
+        """Return how much processor time the process has had; in a turn, and what its thread had to wait for it."""
+        had = time.process_time()
+        return had + self.delay.seconds() if self.in_turn else had
 
 
 class HandlerPool:
@@ -101,6 +117,7 @@ class HandlerPool:
         self._turn.acquire()
         self._lent_to: _Worker | None = None  # the thread that the loop stands still for
         self._lent_until = 0.0  # when it has to have done
+        self._hurry = HURRY  # for how long the next time
         self._hurry_until = 0.0  # the loop stands still for nobody before that
         self._starved = False  # the system has refused a thread
         self._closed = False
@@ -150,10 +167,18 @@ class HandlerPool:
             with self._guard:
                 given_back = self._lent_to is None  # just now
                 self._lent_to = None
-                self._hurry_until = time.monotonic() + HURRY
+                if worker.is_slow(now := time.monotonic()):
+                    self._be_in_a_hurry(now)
             if given_back:
                 self._turn.acquire()
+        elif time.monotonic() > self._hurry_until:  # no job was slow
+            self._hurry = max(self._hurry * CALM, HURRY)
         self._announce()
+
+    def _be_in_a_hurry(self, now: float) -> None:
+        if now > self._hurry_until:  # or else it was for this same turn
+            self._hurry_until = now + self._hurry
+            self._hurry = min(self._hurry * 2, LONGEST_HURRY)
 
     def _wake_one(self) -> _Worker | None:
         if self._asleep:
@@ -204,6 +229,7 @@ class HandlerPool:
     # in the threads
 
     def _work(self, worker: _Worker) -> None:
+        worker.delay = RunDelay()
         while (job := self._next(worker)) is not None:
             key, future, func, args = job
             result: Result
@@ -217,6 +243,8 @@ class HandlerPool:
                 result, unsynced = (future, None, error), False
             self._rate(worker, key, result, unsynced)
             del job, future, func, args, result  # a message may be large, and this thread may sleep for long
+        with self._guard:  # where the loop reads it
+            worker.delay.close()
 
     def _next(self, worker: _Worker) -> Job | None:
         """Return the next job, and sleep until there is one. None ends the thread.
@@ -233,7 +261,7 @@ class HandlerPool:
                 now = time.monotonic()
                 goes_on = bool(self._ready) and not relieved and self._has_turn(worker, now)
                 if goes_on and now < self._due:
-                    worker.begin(now)
+                    worker.begin(now, self._lent_to is worker)
                     return self._ready.popleft()
                 self._due = math.inf
                 if self._held and not self._syncing:
@@ -294,7 +322,8 @@ class HandlerPool:
             self._due = 0.0 if slow else min(self._due, now + SLOW)
             if slow:
                 worker.row = 0
-                self._hurry_until = now + HURRY
+                if worker.in_turn:
+                    self._be_in_a_hurry(now)
                 self._give_back(worker)
                 if worker.quick:
                     self._leave(worker)

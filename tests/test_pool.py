@@ -412,6 +412,7 @@ class Turn:
 
 def test_the_loop_stands_still_for_quick_jobs_and_for_none_after_a_slow_one(monkeypatch):
     monkeypatch.setattr(pools, "HURRY", 60)
+    monkeypatch.setattr(pools, "LONGEST_HURRY", 60)
     running = Loop(4)
     running.pool._turn = turn = Turn(running.pool._turn)
     go_on = threading.Event()
@@ -468,3 +469,43 @@ def test_a_quick_result_does_not_wait_for_a_slow_job_behind_it(syncing, disk, wr
         assert await slow
 
     asyncio.run_coroutine_threadsafe(both(), syncing.loop).result(40)
+
+
+@pytest.mark.parametrize("in_line", [True, False])
+def test_a_thread_that_stands_in_line_for_a_processor_is_not_slow(running, monkeypatch, in_line):
+    monkeypatch.setattr(pools, "LONG", 30)
+    monkeypatch.setattr(pools.RunDelay, "seconds", lambda delay: time.monotonic() if in_line else 0.0)
+
+    def job():
+        time.sleep(5 * pools.SLOW)
+        return threading.get_ident()
+
+    used = {future.result(30) for future in [running.run(None, job) for _ in range(20)]}
+    assert (len(used) == 1) == in_line
+    assert (running.pool._hurry_until > 0) != in_line
+
+
+def test_side_by_side_nobody_knows_what_a_thread_waits_for(running, monkeypatch):
+    running.pool._hurry = 60
+    running.run(None, time.sleep, 5 * pools.SLOW).result(30)
+    hurry_until = running.pool._hurry_until
+    assert hurry_until > time.monotonic()
+    for future in [running.run(None, time.sleep, 5 * pools.SLOW) for _ in range(20)]:
+        future.result(30)
+    assert running.pool._hurry_until == hurry_until, "then it is tried again, in turns"
+
+
+def test_the_more_turns_are_slow_the_longer_the_loop_stands_still_for_nobody(running):
+    pool, now, hurries = running.pool, 1000.0, []
+    for _ in range(8):
+        pool._be_in_a_hurry(now)
+        pool._be_in_a_hurry(now)  # of the same turn
+        hurries.append(pool._hurry_until - now)
+        now = pool._hurry_until + 1
+    assert hurries == pytest.approx([0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5])
+    pool._hurry_until = 0.0
+    while pool._hurry > pools.HURRY:
+        before = pool._hurry
+        running.run(None, max, 1, 2).result(30)
+        assert pool._hurry < before or pool._hurry_until
+        pool._hurry_until = 0.0
