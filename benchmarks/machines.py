@@ -25,13 +25,10 @@ from frame import missing, ratio
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 
-def measure(ports: list[int], messages: int) -> float:
+def measure(ports: list[int], seconds: float) -> float:
     """Messages a second of all of these together, each with clients of its own."""
     found: list[float] = []
-    threads = [
-        threading.Thread(target=lambda port=port: found.append(whole.measure(port, messages, whole.SESSIONS)))
-        for port in ports
-    ]
+    threads = [threading.Thread(target=lambda port=port: found.append(whole.measure(port, seconds))) for port in ports]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -50,7 +47,7 @@ def main() -> None:
     if postgres.folder_of_programs() is None:
         missing("receivers on one PostgreSQL", "PostgreSQL is not installed")
         return
-    messages = int(2000 * options.scale)
+    seconds = whole.SECONDS * options.scale
     with contextlib.ExitStack() as running:
         server = running.enter_context(postgres.running(settings=()))
         url = server.new_database()
@@ -58,11 +55,11 @@ def main() -> None:
         sqlite = running.enter_context(whole.lamson(True, 1))
         cases = {"SQLite": [sqlite], "one": [one], "two": [one, two]}
         for ports in cases.values():
-            measure(ports, 200)
+            measure(ports, 0.1)
         found: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(options.rounds):
             for name, ports in cases.items():
-                found[name].append(measure(ports, messages))
+                found[name].append(measure(ports, seconds))
     speed = {name: statistics.median(values) for name, values in found.items()}
     ratio("two receivers on one PostgreSQL", speed["two"], "one receiver", speed["one"])
     ratio("a receiver on PostgreSQL", speed["one"], "SQLite", speed["SQLite"])

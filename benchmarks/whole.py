@@ -9,8 +9,9 @@ and write an answer. Salmon has the same handler, keeps its states in memory, an
 interpreter with the package salmon-mail. Haraka (see peers.py) throws the messages away.
 
 The client is `smtp-source` (Debian's package postfix), messages are of 1 KB, and connections are kept: "20 sessions" is
-one client with twenty connections and one sender, "20 clients" are twenty with a sender each. The servers take turns,
-and the median of the rounds counts. Clients and servers share the processors.
+one client with twenty connections and one sender, "20 clients" are twenty with a sender each. What is counted are the
+messages of a few seconds in which all of them send, so that it is not about clients that start, or that end as the
+last one. The servers take turns, and the median of the rounds counts. Clients and servers share the processors.
 """
 
 import argparse
@@ -29,7 +30,8 @@ import peers
 from frame import missing, ratio
 
 SESSIONS = 20
-MESSAGES = 6000
+SECONDS = 3
+WARM_UP = 0.7  # seconds
 
 HANDLER = """
 from lamson.routing import route, route_like
@@ -135,21 +137,43 @@ def await_server(port: int) -> None:
     raise SystemExit(f"nobody listens on port {port}")
 
 
-def measure(port: int, messages: int, clients: int = SESSIONS) -> float:
+def measure(port: int, seconds: float, clients: int = SESSIONS) -> float:
     """Messages a second of twenty connections, which belong to one client or to twenty."""
-    sessions, share = SESSIONS // clients, max(SESSIONS, messages) // clients
-    start = time.perf_counter()
-    sending = [
-        subprocess.Popen(
-            ["smtp-source", "-d", "-s", str(sessions), "-m", str(share), "-l", "1024"]
-            + ["-f", f"sender{number}@example.org", "-t", f"list{number}@example.com", f"127.0.0.1:{port}"]
+    with contextlib.ExitStack() as running:
+        folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
+        counts = [folder / str(number) for number in range(clients)]
+        sending = [running.enter_context(client(port, count, SESSIONS // clients)) for count in counts]
+        time.sleep(WARM_UP)
+        before, start = sum(map(counted, counts)), time.perf_counter()
+        time.sleep(seconds)
+        after, end = sum(map(counted, counts)), time.perf_counter()
+        if any(each.poll() is not None for each in sending):
+            raise SystemExit(f"smtp-source ended with {[each.poll() for each in sending]}")
+    return (after - before) / (end - start)
+
+
+@contextlib.contextmanager
+def client(port: int, count: Path, sessions: int):
+    """One that sends until it is stopped, and writes after each message into a file how many that were."""
+    with count.open("wb") as file:
+        sending = subprocess.Popen(
+            ["smtp-source", "-c", "-d", "-s", str(sessions), "-m", str(10**9), "-l", "1024"]
+            + ["-f", f"sender{count.name}@example.org", "-t", f"list{count.name}@example.com", f"127.0.0.1:{port}"],
+            stdout=file,
         )
-        for number in range(clients)
-    ]
-    codes = [each.wait() for each in sending]
-    if any(codes):
-        raise SystemExit(f"smtp-source ended with {codes}")
-    return share * clients / (time.perf_counter() - start)
+    try:
+        yield sending
+    finally:
+        sending.kill()
+        sending.wait()
+
+
+def counted(count: Path) -> int:
+    """The last number in the file."""
+    with count.open("rb") as file:
+        file.seek(max(0, count.stat().st_size - 40))
+        numbers = file.read().rpartition(b"\r")[0].split()
+    return int(numbers[-1]) if numbers else 0
 
 
 def main() -> None:
@@ -161,7 +185,7 @@ def main() -> None:
     parser.add_argument("--haraka", action="store_true", help="measure Haraka as well")
     options = parser.parse_args()
     os.environ["PATH"] += peers.SYSTEM
-    messages = int(MESSAGES * options.scale)
+    seconds = SECONDS * options.scale
     servers = {
         "one": lambda: lamson(moves=False, workers=1),
         "one, moving": lambda: lamson(moves=True, workers=1),
@@ -180,14 +204,13 @@ def main() -> None:
     with contextlib.ExitStack() as running:
         ports = {name: running.enter_context(start()) for name, start in servers.items()}
         for port in ports.values():
-            measure(port, SESSIONS * 10)
+            measure(port, 0.1)
         for _ in range(options.rounds):
             for clients in (1, SESSIONS):
                 for name, port in ports.items():
                     if "working" in name and clients == 1:
                         continue  # one sender's messages are handled one after the other
-                    number = messages // 5 if "working" in name or (name == "Salmon" and clients == 1) else messages
-                    found.setdefault((name, clients), []).append(measure(port, number, clients))
+                    found.setdefault((name, clients), []).append(measure(port, seconds, clients))
     for (name, clients), values in found.items():
         print(f"{name:24} {clients:3} clients", *(f"{value:7.0f}" for value in sorted(values)))
     speed = {key: statistics.median(values) for key, values in found.items()}
@@ -198,9 +221,11 @@ def main() -> None:
             theirs = speed["Salmon", clients]
             ratio(f"the whole way, {who}", one, "Salmon, states in memory", theirs, wanted[0])
             ratio(f"the whole way, {who}, each message a new state", moving, "Salmon in memory", theirs, wanted[1])
-        workers, bar = f"{options.workers} workers", ">= 1.6" if clients > 1 and options.workers == 2 else ""
+        workers, bar = f"{options.workers} workers", ">= 1.6" if options.workers == 2 else ""
         ratio(f"{workers}, {who}", speed["workers", clients], "one process", one, bar)
-        ratio(f"{workers}, {who}, each message a new state", speed["workers, moving", clients], "one process", moving)
+        ratio(
+            f"{workers}, {who}, each message a new state", speed["workers, moving", clients], "one process", moving, bar
+        )
         if clients > 1:
             for kind, what in (
                 ("working", "a millisecond's work"),
