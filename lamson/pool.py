@@ -82,6 +82,10 @@ class _Worker:
         spent = now - self.since
         return bool(self.since) and spent > SLOW and self._wanted() - self.wanted < spent * BUSY
 
+    def waits(self, now: float) -> bool:
+        """The same, asked while the job goes on: whether it waits at this moment for anything but a processor."""
+        return self.is_slow(now) and not self.delay.is_ready()
+
     def _wanted(self) -> float:
         """Return how much processor time the process has had; in a turn, and what its thread had to wait for it."""
         had = time.process_time()
@@ -167,7 +171,7 @@ class HandlerPool:
             with self._guard:
                 given_back = self._lent_to is None  # just now
                 self._lent_to = None
-                if worker.is_slow(now := time.monotonic()):
+                if worker.waits(now := time.monotonic()):
                     self._be_in_a_hurry(now)
             if given_back:
                 self._turn.acquire()
@@ -212,7 +216,7 @@ class HandlerPool:
         with self._guard:
             now = time.monotonic()
             for worker in self._workers:
-                if worker.quick and worker.since and (worker.is_slow(now) or now - worker.since > LONG):
+                if worker.quick and worker.since and (worker.waits(now) or now - worker.since > LONG):
                     self._leave(worker)
         self._announce()  # what was done by a thread that is slow now
         if not self._waking:  # or else each of these would add one more to every turn of the loop
@@ -224,6 +228,7 @@ class HandlerPool:
     def _leave(self, worker: _Worker) -> None:
         """Count a thread no longer as one that is awake and quick."""
         worker.quick = False
+        worker.row = 0
         self._quick -= 1
 
     # in the threads
@@ -260,6 +265,8 @@ class HandlerPool:
                     return None
                 now = time.monotonic()
                 goes_on = bool(self._ready) and not relieved and self._has_turn(worker, now)
+                if goes_on and self._held and not self._syncing and self._all_at_work():
+                    self._due = 0.0  # the job may be slow, and nobody else would bring what is held
                 if goes_on and now < self._due:
                     worker.begin(now, self._lent_to is worker)
                     return self._ready.popleft()
@@ -267,22 +274,28 @@ class HandlerPool:
                 if self._held and not self._syncing:
                     held, self._held, self._syncing = self._held, held, True
                     worker.begin(now)
+                    if worker.quick and self._quick > 1:  # the other one goes on with jobs meanwhile
+                        self._leave(worker)
+                        relieved = True
                 elif not goes_on:
                     self._asleep.append(worker)
                     if worker.quick:
                         self._leave(worker)
                 given_back = (bool(held) or not goes_on) and self._give_back(worker)
+                was_quick = worker.quick
             if not given_back:
                 self._wake_loop()
             if held:
-                was_quick = worker.quick
                 self._finish(held)
                 with self._guard:
                     worker.since = 0.0
-                    relieved = was_quick and not worker.quick
+                    relieved = relieved or (was_quick and not worker.quick)
             elif not goes_on:
                 worker.gate.acquire()
                 relieved = False
+
+    def _all_at_work(self) -> bool:
+        return not self._asleep and (self._starved or len(self._workers) >= self.size)
 
     def _has_turn(self, worker: _Worker, now: float) -> bool:
         if not worker.quick:
@@ -307,7 +320,7 @@ class HandlerPool:
         try:
             self._sync()
         except BaseException as error:
-            held = [(future, value, failure or error) for future, value, failure in held]
+            held = [(future, value, error if failure is None else failure) for future, value, failure in held]
         self._results.extend(held)
         self._syncing = False
 

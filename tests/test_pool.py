@@ -509,3 +509,43 @@ def test_the_more_turns_are_slow_the_longer_the_loop_stands_still_for_nobody(run
         running.run(None, max, 1, 2).result(30)
         assert pool._hurry < before or pool._hurry_until
         pool._hurry_until = 0.0
+
+
+def test_a_held_result_waits_for_no_slow_job_when_no_thread_is_left(disk):
+    running = Loop(1, disk.unsynced, disk.sync)
+    disk.go_on.set()
+    go_on = threading.Event()
+
+    async def both():
+        quick = running.pool.run(None, disk.write)
+        slow = running.pool.run(None, go_on.wait, 30)
+        await asyncio.wait_for(quick, 20)
+        assert not slow.done()
+        go_on.set()
+        assert await slow
+
+    try:
+        asyncio.run_coroutine_threadsafe(both(), running.loop).result(40)
+    finally:
+        go_on.set()
+        running.close()
+
+
+def test_a_thread_that_is_left_has_to_be_quick_several_times_again(running):
+    worker = pools._Worker()
+    running.pool._quick, worker.row = 1, pools.ROW
+    running.pool._leave(worker)
+    assert worker.row == 0 == running.pool._quick
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_whether_a_thread_waits_is_not_known_from_a_wait_for_a_processor_that_goes_on(monkeypatch, ready):
+    monkeypatch.setattr(pools.RunDelay, "is_ready", lambda delay: ready)
+    worker = pools._Worker()
+    worker.delay = pools.RunDelay()
+    try:
+        worker.begin(time.monotonic() - 60, True)
+        assert worker.is_slow(time.monotonic())
+        assert worker.waits(time.monotonic()) != ready
+    finally:
+        worker.delay.close()

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from lamson.rundelay import RunDelay
+from processes import eventually
 
 counted = pytest.mark.skipif(
     not os.path.exists(f"/proc/self/task/{threading.get_native_id()}/schedstat"), reason="this system does not count it"
@@ -67,3 +68,29 @@ def test_it_is_0_where_nobody_counts(monkeypatch):
     delay = RunDelay()
     assert delay.seconds() == 0
     delay.close()
+
+
+@counted
+def test_who_runs_is_ready():
+    delay = RunDelay()
+    assert delay.is_ready()
+    delay.close()
+
+
+@counted
+def test_a_thread_that_waits_is_not_ready():
+    made, go_on = [], threading.Event()
+    thread = threading.Thread(target=lambda: (made.append(RunDelay()), go_on.wait(30)))
+    thread.start()
+    eventually(lambda: made and not made[0].is_ready(), "it waits")
+    go_on.set()
+    thread.join()
+    assert not made[0].is_ready(), "it is gone"
+    made[0].close()
+
+
+def test_nothing_is_counted_when_somebody_has_closed_the_descriptor():
+    delay = RunDelay()
+    if delay._descriptor is not None:
+        os.close(delay._descriptor)
+    assert delay.seconds() == 0
