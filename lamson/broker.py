@@ -113,7 +113,7 @@ class Broker:
 
         `wanted` is asked with each key whether it may be this one. One that may not goes to the end of the queue.
         """
-        with linked(self.place) as link:
+        with linked(self.place) as link, keeping(link) as in_hand:
             unwanted = None
             while unwanted is None or unwanted > 0:
                 held = self._next(link)
@@ -124,10 +124,11 @@ class Broker:
                     unwanted = link.count() if unwanted is None else unwanted - 1
                     held.put_back()
                     continue
+                in_hand(held.message)
                 try:
-                    with keeping(link, held.message):
-                        yield held
+                    yield held
                 finally:
+                    in_hand(None)
                     held.put_back()
 
     def _next(self, link: Link) -> "Held | None":

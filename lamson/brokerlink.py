@@ -22,7 +22,7 @@ import select
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -343,11 +343,11 @@ class _Keeper:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._held: dict[Link, Any] = {}
+        self._held: dict[Link, Any] = {}  # its message; None before there is one, and afterwards
         self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
-    def keeping(self, link: Link, message: Any) -> Iterator[None]:
+    def keeping(self, link: Link) -> Iterator[Callable[[Any], None]]:
         with self._changed:
             if self._thread is None:
                 thread = threading.Thread(target=self._work, name="lamson-broker", daemon=True)
@@ -356,11 +356,16 @@ class _Keeper:
                 except RuntimeError as error:  # the system has no more of them
                     raise BrokerError(f"{link.place}: no message can be taken in hand: {error}") from error
                 self._thread = thread
-            self._held[link] = message
+            self._held[link] = None
             if link.place.keep_every() < KEEP:  # or else it looks soon enough
                 self._changed.notify()
+
+        def in_hand(message: Any) -> None:
+            with self._changed:
+                self._held[link] = message
+
         try:
-            yield
+            yield in_hand
         finally:
             with self._changed:
                 del self._held[link]
@@ -379,6 +384,8 @@ class _Keeper:
                 held = list(self._held.items())
             last = time.monotonic()
             for link, message in held:
+                if message is None:
+                    continue
                 try:
                     link.keep(message)
                 except Exception as error:  # the libraries raise many things; the other messages need this thread
@@ -389,9 +396,12 @@ _keepers: dict[str, _Keeper] = {}  # by the broker's URL: one that hangs is no h
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def keeping(link: Link, message: Any) -> contextlib.AbstractContextManager[None]:
-    """While this is entered, the broker is told that the message is in hand."""
-    return _keepers.setdefault(link.place.url, _Keeper()).keeping(link, message)
+def keeping(link: Link) -> contextlib.AbstractContextManager[Callable[[Any], None]]:
+    """Give a function that is called with a message when it is taken in hand, and with None afterwards.
+
+    In between the broker is told that it is. Raises BrokerError when nobody can, before anything is taken.
+    """
+    return _keepers.setdefault(link.place.url, _Keeper()).keeping(link)
 
 
 def _kombu() -> tuple[Any, Any, Any]:
