@@ -407,9 +407,16 @@ def _bearable(error: BaseException) -> Exception:
     """Return what a future can have for an error: none takes StopIteration, and SystemExit would end the loop."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    bearable = RuntimeError(f"a job ended with {error!r}")
+    bearable = RuntimeError(f"a job ended with {_said(error)}")
     bearable.__cause__ = error
     return bearable
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return repr(error)
+    except BaseException:  # of a handler's own class; the loop must not end of it
+        return type(error).__name__
 
 
 def _started(target: Callable[..., None], name: str, *args: Any) -> bool:

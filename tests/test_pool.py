@@ -262,6 +262,13 @@ def test_what_the_disk_did_not_take_was_not_done(syncing, disk):
     assert syncing.run(None, max, 1, 2).result(30) == 2 and disk.synced == 1
 
 
+class Mute(BaseException):
+    """An error that cannot be printed."""
+
+    def __repr__(self):
+        raise ValueError("no words")
+
+
 ERRORS = [StopIteration, SystemExit, KeyboardInterrupt, asyncio.CancelledError]
 UNBEARABLE = pytest.mark.parametrize("unbearable", ERRORS)
 
@@ -433,6 +440,46 @@ def test_the_loop_stands_still_for_quick_jobs_and_for_none_after_a_slow_one(monk
     finally:
         go_on.set()
         running.close()
+
+
+def test_an_error_that_cannot_be_printed_ends_neither_the_loop_nor_the_watch(running):
+    wrong = running.run(None, throw, Mute())
+    with pytest.raises(RuntimeError, match="Mute") as raised:
+        wrong.result(10)
+    assert isinstance(raised.value.__cause__, Mute)
+    slow = threading.Event()
+    waiting = running.run(None, slow.wait, 30)
+    assert running.run(None, max, 1, 2).result(10) == 2
+    slow.set()
+    assert waiting.result(10)
+
+
+def test_a_thread_that_others_go_on_for_while_it_waits_for_the_disk_takes_no_more_jobs(disk):
+    loop = asyncio.new_event_loop()
+    pool = HandlerPool(4, loop, disk.unsynced, disk.sync)
+    worker = pools._Worker()
+    worker.delay = pools.RunDelay()
+    pool._workers.append(worker)
+    pool._quick = 2
+    pool._held.append((loop.create_future(), 1, None))
+    thread = threading.Thread(target=pool._next, args=(worker,))
+    thread.start()
+    try:
+        assert disk.begun.wait(30)
+        assert not worker.quick and pool._quick == 1, "it does not count while it waits"
+        with pool._guard:
+            pool._ready.append((None, loop.create_future(), max, (1, 2)))
+            pool._held.append((loop.create_future(), 2, None))
+        disk.go_on.set()
+        eventually(lambda: worker in pool._asleep, "it sleeps")
+        assert disk.syncs == 2 and len(pool._ready) == 1
+    finally:
+        disk.go_on.set()
+        pool.close()
+        thread.join(30)
+        worker.delay.close()
+        loop.close()
+    assert not thread.is_alive()
 
 
 def test_the_loop_stands_still_once_in_a_turn_however_many_jobs_there_are(running, monkeypatch):
