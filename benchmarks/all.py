@@ -59,7 +59,7 @@ BENCHMARKS = [
         needs=("smtp-source",),
     ),
     Benchmark("stalls", "", "--rounds 1 --scale 0.2", needs=("smtp-source",)),
-    Benchmark("stages", "", "--messages 1000", needs=("smtp-source",)),
+    Benchmark("stages", "", "--scale 0.3", needs=("smtp-source",)),
     Benchmark("stores", "", "--seconds 0.5"),
     Benchmark("machines", "", "--rounds 1 --scale 0.2", needs=("smtp-source",)),
     Benchmark("routes", "", "--rounds 2 --messages 1000"),

@@ -1,13 +1,14 @@
 """Where the processor's time of one message goes, stage by stage.
 
-    python benchmarks/stages.py [--messages 4000]
+    python benchmarks/stages.py [--scale 1.0]
 
 "Whole" is a generated project as `lamson start` runs it (states in SQLite, a log at INFO), with twenty clients of
 `smtp-source` that keep their connections and send messages of 1 KB; "wire" is the protocol alone, which throws the
 messages away. Both are the user and system time of the server's process, for each message. The stages between are
 measured one by one in this process. What is left is what it costs to hand a message to a handler's thread and back.
 
-Processor time, so that a busy machine matters less. Waiting for the disk is not in it.
+Processor time, so that a busy machine matters less, in a few seconds in which all clients send. Waiting for the disk is
+not in it.
 """
 
 import argparse
@@ -50,21 +51,21 @@ def _is_at(line: str, port: int) -> bool:
     return columns[3] == "0A" and int(columns[1].partition(":")[2], 16) == port
 
 
-def of_server(port: int, messages: int) -> float:
-    """Microseconds for a message that come by the wire."""
+def of_server(port: int, seconds: float) -> float:
+    """Microseconds for a message that comes by the wire."""
     pid = listener(port)
-    whole.measure(port, 400, whole.SESSIONS)
-    begin = cpu(pid)
-    whole.measure(port, messages, whole.SESSIONS)
-    return (cpu(pid) - begin) / messages * 1e6
+    with whole.all_send(port) as count:
+        before, begin = count(), cpu(pid)
+        time.sleep(seconds)
+        return (cpu(pid) - begin) / (count() - before) * 1e6
 
 
-def of_wire(messages: int) -> float:
+def of_wire(seconds: float) -> float:
     command = [sys.executable, str(HERE / "wire.py"), "--serve", "lamson"]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert server.stdin is not None and server.stdout is not None
     try:
-        return of_server(int(server.stdout.readline()), messages)
+        return of_server(int(server.stdout.readline()), seconds)
     finally:
         server.stdin.close()
         server.wait(10)
@@ -139,12 +140,13 @@ def of_parts(folder: str) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--messages", type=int, default=4000)
+    parser.add_argument("--scale", type=float, default=1.0)
     options = parser.parse_args()
     os.environ["PATH"] += peers.SYSTEM
+    seconds = whole.SECONDS * options.scale
     with whole.lamson(moves=False, workers=1) as port:
-        total = of_server(port, options.messages)
-    wire = of_wire(options.messages)
+        total = of_server(port, seconds)
+    wire = of_wire(seconds)
     with tempfile.TemporaryDirectory() as folder:
         parts = of_parts(folder)
     counted = sum(value for name, value in parts.items() if not name.startswith("("))

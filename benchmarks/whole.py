@@ -142,37 +142,46 @@ def await_server(port: int) -> None:
 
 def measure(port: int, seconds: float, clients: int = SESSIONS) -> float:
     """Messages a second of twenty connections, which belong to one client or to twenty."""
+    with all_send(port, clients) as count:
+        before, start = count(), time.perf_counter()
+        time.sleep(seconds)
+        return (count() - before) / (time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def all_send(port: int, clients: int = SESSIONS):
+    """Twenty connections that send; yields a function that returns how many messages that were by now."""
     with contextlib.ExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
         counts = [folder / str(number) for number in range(clients)]
         sending = [running.enter_context(client(port, count, SESSIONS // clients)) for count in counts]
         time.sleep(WARM_UP)
-        before, start = sum(map(counted, counts)), time.perf_counter()
-        time.sleep(seconds)
-        after, end = sum(map(counted, counts)), time.perf_counter()
+        yield lambda: sum(map(counted, counts))
         if any(each.poll() is not None for each in sending):
             raise SystemExit(f"smtp-source ended with {[each.poll() for each in sending]}")
-    return (after - before) / (end - start)
 
 
 def start_to_end(port: int, messages: int) -> float:
     """Messages a second of one client of twenty connections, with all that it does to open and close them."""
     start = time.perf_counter()
-    command = ["smtp-source", "-d", "-s", str(SESSIONS), "-m", str(messages), "-l", "1024"]
-    command += ["-f", "sender0@example.org", "-t", "list0@example.com", f"127.0.0.1:{port}"]
-    subprocess.run(command, check=True)
+    subprocess.run(smtp_source(port, SESSIONS, messages), check=True)
     return messages / (time.perf_counter() - start)
+
+
+def smtp_source(port: int, sessions: int, messages: int, *options: str, name: str = "0") -> list[str]:
+    """The command of a client of so many connections. `name` makes its addresses."""
+    return (
+        ["smtp-source", *options, "-d", "-s", str(sessions), "-m", str(messages), "-l", "1024"]
+        + ["-f", f"sender{name}@example.org", "-t", f"list{name}@example.com"]
+        + [f"127.0.0.1:{port}"]
+    )
 
 
 @contextlib.contextmanager
 def client(port: int, count: Path, sessions: int):
     """One that sends until it is stopped, and writes after each message into a file how many that were."""
     with count.open("wb") as file:
-        sending = subprocess.Popen(
-            ["smtp-source", "-c", "-d", "-s", str(sessions), "-m", str(10**9), "-l", "1024"]
-            + ["-f", f"sender{count.name}@example.org", "-t", f"list{count.name}@example.com", f"127.0.0.1:{port}"],
-            stdout=file,
-        )
+        sending = subprocess.Popen(smtp_source(port, sessions, 10**9, "-c", name=count.name), stdout=file)
     try:
         yield sending
     finally:
