@@ -339,7 +339,7 @@ def _after_fork() -> None:
 
 
 class _Keeper:
-    """A thread that tells a broker of messages in hand. It is there while there are any."""
+    """A thread that tells a broker of messages in hand. It is there before the first one is taken."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
