@@ -1,47 +1,56 @@
-"""The threads that handlers run in, beside the event loop: a slow handler keeps neither the wire nor others waiting.
+"""The threads that handlers run in, and the event loop between them: a slow handler keeps neither the wire nor others
+waiting.
 
     pool = HandlerPool(32, loop)
+    pool.start()
     reply = await pool.run(sender, receiver.process_message, peer, sender, recipients, content)
 
-Python runs one thread at a time, and handing over from one to the next costs as much as all the routing of a message.
-So as long as handlers are quick, one thread does all of their work. When one stays with a job for longer than `SLOW`
-and the process is not busy all the time meanwhile, the job waits for something, and another thread takes over; that is
-so for up to `size` of them. (It may also wait for a processor that other processes have. That is no reason to wake
-another one, which would wait for it as well, and the system tells: `lamson.rundelay`.) A thread that was slow is one
-among many until it has done `ROW` jobs quickly, and of several quick ones all but one go to sleep. It takes so many
-because slow and quick jobs come mixed: with one, half of the threads would sleep while jobs wait.
+Python runs one thread at a time, and to hand a message over to another thread and back costs as much as all the rest.
+So nothing is handed over as long as handlers are quick: the thread that runs the loop stops it, does the jobs that came
+in with one turn of it, for `SLOW` at most, and runs it again. It is the *leader*. Another thread, its *deputy*, looks
+after it meanwhile. When the leader stays with a job for longer than `SLOW`, the deputy takes the loop over and runs it,
+so that the wire goes on, and the former leader is an ordinary *worker* that brings its result when it is there.
 
-A job that computes is not done sooner by more threads, which would only get in each other's way and all look slow. So
-that others need not wait for its end, one more takes over when it has computed for `LONG`.
+A job for which the leader had to wait was slow, and others like it may come. So the next ones, for `HURRY` seconds, are
+done by workers beside the loop, up to `size` of them. One does all of the work as long as it is quick; when it stays
+with a job for longer than `SLOW` and the process is not busy all the time meanwhile, the job waits for something, and
+another one takes over. (It may also wait for a processor that other processes have. That is no reason to wake another
+thread, which would wait for it as well, and the system tells: `lamson.rundelay`.) A worker that was slow is one among
+many until it has done `ROW` jobs quickly, and of several quick ones all but one go to sleep. It takes so many because
+slow and quick jobs come mixed: with one, half of the workers would sleep while jobs wait. Afterwards the leader tries
+again, since beside the loop a worker may just wait for Python to let it run, and nobody can tell that from other
+waits. The more turns are slow, the longer workers go on beside the loop.
 
-While such a thread and that of the loop both have work, each gets in the other's way whenever one calls the system. So
-they take turns: a thread is woken for all the jobs that came in with one turn of the loop, and the loop stands still
-until they are done, or until `SLOW` when there are more of them. For handlers that are slow it does not: after one of
-them the loop waits for nobody for `HURRY` seconds, and both work side by side. Then they take turns once more to see
-whether handlers are still slow: side by side a thread may just wait for Python to let it run, and nobody can tell that
-from other waits. The more turns are slow, the longer they work side by side.
+A job that computes is not done sooner by more threads, which would only get in each other's way and all look slow. The
+wire goes on beside it, but other jobs wait for it until it has computed for `LONG`.
 
-What handlers have written may have to be on disk before anybody is told that they are done. That is a wait, and one is
-enough for all the jobs that were done since the last one. The thread that has done them waits, and another one takes
-over from it when that takes longer than `SLOW`.
+What handlers have written may have to be on disk before anybody is told that they are done: `lamson.results`.
 
 What has the same key runs in turn, and waits its turn without holding a thread: one sender with many slow messages
 takes one thread, not all of them. The threads are daemons: a handler that never ends does not keep the process from
 ending, and after `HUNG` seconds it does not count among the `size` any more.
 
-When the system has no more threads to give, jobs wait for those there are, and it is asked again and again.
+The wire stands still for `SLOW` at most while jobs are quick. For a slow one it is two looks of the deputy, `LOOKS` and
+`SLOW`, and what the deputy waits for Python to let it look. A thread runs the loop between two jobs: whatever a handler
+leaves behind in its thread is there then.
+
+When the system has no more threads to give, jobs wait for those there are, and it is asked again and again. The leader
+does no job while nobody could take the loop over.
 """
 
 import asyncio
 import collections
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from lamson.results import HeldResults, Result, deliver
 from lamson.rundelay import RunDelay
+from lamson.threads import started
 
 log = logging.getLogger(__name__)
 
@@ -53,47 +62,65 @@ LONGEST_HURRY = 0.5
 CALM = 0.9  # times so long after a turn without a slow job
 ROW = 8  # jobs
 HUNG = 60  # seconds
-MOST = 4  # times `size` there are threads, with those that hang
+MOST = 4  # times `size` there are workers, with those that hang
+LOOKS = 0.004  # seconds between two looks of a deputy
+CAREFUL = (
+    20  # jobs, after a long one of a leader's, for which it counts itself what a deputy would have to look for twice
+)
+INTERRUPTED = 0.1  # seconds that the loop stands still then, should it be so again and again
+RESTS = 10  # times that a deputy finds nothing to look after, before it sleeps until there is
 
 Job = tuple[Hashable | None, asyncio.Future, Callable[..., Any], tuple]
-Result = tuple[asyncio.Future, Any, BaseException | None]
 
 
-class _Worker:
+class _Thread:
     """A thread, as the pool sees it."""
 
     delay: RunDelay
 
     def __init__(self) -> None:
-        self.gate = threading.Lock()  # held by the pool for as long as the thread shall sleep
+        self.gate = threading.Lock()  # held for as long as the thread shall sleep
         self.gate.acquire()
+        self.asleep = False  # it is among those who wait for work
         self.since = 0.0  # when it began its job; 0 between two jobs
-        self.in_turn = False  # the loop stood still for it then
+        self.leads = False  # it was the leader then
+        self.counted_since = 0.0  # how busy the process is; 0 when nobody has counted since the job began
         self.wanted = 0.0  # seconds of processor time by then, see `_wanted`
-        self.quick = True  # it is awake, and was not slow lately
+        self.quick = False  # it is at work or about to, and was not slow lately; a leader: the loop stands still
         self.row = 0  # jobs done quickly since the last slow one, while it does not count as quick
 
-    def begin(self, now: float, in_turn: bool = False) -> None:
-        self.since, self.in_turn = now, in_turn
-        self.wanted = self._wanted()
+    def begin(self, now: float, leads: bool = False, counts: bool = True) -> None:
+        self.since, self.leads, self.counted_since = now, leads, 0.0
+        if counts:
+            self.count(now)
+
+    def count(self, now: float) -> None:
+        self.counted_since, self.wanted = now, self._wanted()
 
     def is_slow(self, now: float) -> bool:
         """Whether it has spent more than `SLOW` with a job, while there was room for another one to work."""
-        spent = now - self.since
-        return bool(self.since) and spent > SLOW and self._wanted() - self.wanted < spent * BUSY
+        if not self.since or not self.counted_since or now - self.since <= SLOW:
+            return False
+        return self._wanted() - self.wanted < (now - self.counted_since) * BUSY
 
     def waits(self, now: float) -> bool:
         """The same, asked while the job goes on: whether it waits at this moment for anything but a processor."""
         return self.is_slow(now) and not self.delay.is_ready()
 
+    def wake(self) -> None:
+        """Let it look what there is to do. For those who have the pool's guard."""
+        self.asleep = False
+        if self.gate.locked():
+            self.gate.release()
+
     def _wanted(self) -> float:
-        """Return how much processor time the process has had; in a turn, and what its thread had to wait for it."""
+        """Return how much processor time the process has had; of a leader, and what it had to wait for it itself."""
         had = time.process_time()
-        return had + self.delay.seconds() if self.in_turn else had
+        return had + self.delay.seconds() if self.leads else had
 
 
 class HandlerPool:
-    """Up to `size` threads, started as they are needed. `run` and `pending` are for the thread of the `loop`.
+    """Up to `size` workers, and the thread that runs the loop. `run` and `pending` are for the thread of the `loop`.
 
     When `unsynced` says that something is not on disk after a job, its result is held back until `sync` has returned;
     what that raises becomes the result.
@@ -112,238 +139,322 @@ class HandlerPool:
         self._guard = threading.Lock()
         self._ready: collections.deque[Job] = collections.deque()
         self._turns: dict[Hashable, collections.deque[Job]] = {}  # key -> who waits for the one that runs
-        self._workers: list[_Worker] = []
-        self._asleep: list[_Worker] = []
-        self._quick = 0  # how many are awake and quick: one is enough
-        self._watching = False
+        self._threads: list[_Thread] = []
+        self._asleep: list[_Thread] = []
+        self._quick = 0  # how many are at work and quick: one is enough
+        self._leader: _Thread | None = None
+        self._deputy: _Thread | None = None
+        self._deputy_rests = False
+        self._stops = 0  # how often the loop was stopped to do jobs
+        self._stopped = False  # it is, or is about to; and so the deputy has to be there
+        self._careful = 0  # for so many jobs the leader counts itself how busy the process is
         self._waking = False  # `_wake` is going to run
-        self._turn = threading.Lock()  # released to let the loop go on
-        self._turn.acquire()
-        self._lent_to: _Worker | None = None  # the thread that the loop stands still for
-        self._lent_until = 0.0  # when it has to have done
+        self._watching = False  # `_watch` is
         self._hurry = HURRY  # for how long the next time
-        self._hurry_until = 0.0  # the loop stands still for nobody before that
+        self._hurry_until = 0.0  # the loop is not stopped before that
         self._starved = False  # the system has refused a thread
         self._closed = False
+        self._ending = False  # the loop is not to be run any more
+        self._ended = threading.Event()
+        self._process = os.getpid()
         self._results: collections.deque[Result] = collections.deque()
         self._announced = False
+        self._due = math.inf  # when workers are to bring results, whatever else there is to do
         self._unsynced = unsynced
-        self._sync = sync
-        self._held: list[Result] = []  # those that wait for the disk
-        self._syncing = False  # a thread does
-        self._due = math.inf  # when results are to be brought, whatever else there is to do
+        self._held = HeldResults(sync, self._bring)
+
+    def start(self) -> None:
+        """Run the loop, from now on and until `close`. Raises RuntimeError when the system has no thread for it."""
+        self._held.start()
+        with self._guard:
+            self._leader = self._start()
+        if self._leader is None:
+            self._held.close()
+            raise RuntimeError("the system has no thread for the event loop")
 
     def run(self, key: Hashable | None, func: Callable[..., Any], *args: Any) -> asyncio.Future:
-        """Run ``func(*args)`` in a thread, after all that was given with the same key. None is no key.
+        """Run ``func(*args)`` outside of the loop, after all that was given with the same key. None is no key.
 
         Whoever stops waiting for the future does not stop what has begun, nor what is going to.
         """
         future = self._loop.create_future()
         job = (key, future, func, args)
-        self.pending += 1
         with self._guard:
-            if key is not None:
-                if key in self._turns:
-                    self._turns[key].append(job)
-                    return future
-                self._turns[key] = collections.deque()
-            self._ready.append(job)
-            if not self._quick and not self._waking:
-                self._waking = True
-                # For all the jobs of this turn at once, and for those that clients have sent meanwhile.
-                self._loop.call_soon(self._loop.call_soon, self._wake)
-        if not self._watching:
-            self._watching = True
-            self._loop.call_later(SLOW, self._watch)
+            if key is not None and key in self._turns:
+                self._turns[key].append(job)
+            else:
+                if key is not None:
+                    self._turns[key] = collections.deque()
+                self._ready.append(job)
+                if not self._quick and not self._waking:
+                    self._waking = True
+                    # For all the jobs of this turn at once, and for those that clients have sent meanwhile.
+                    self._loop.call_soon(self._loop.call_soon, self._wake)
+        self.pending += 1
         return future
 
+    def close(self) -> None:
+        """Stop the loop, and let the threads end when they are done with what they have in hand.
+
+        What nobody has begun is not begun. Results do not come back any more. Returns when the loop has stopped, and so
+        may not be called in the loop; in a job it may.
+        """
+        with self._guard:
+            self._closed = True
+            self._ready.clear()
+            self._turns.clear()
+            while self._asleep:
+                self._asleep.pop().wake()
+        self._loop.call_soon_threadsafe(self._end)
+        self._ended.wait()
+        with self._guard:
+            if self._deputy is not None:
+                self._deputy.wake()
+        self._held.close()
+
+    # in the loop
+
     def _wake(self) -> None:
-        """Wake a thread if one is needed, and stand still until it gives the turn back."""
+        """Have the jobs done that are ready: by the leader, or by a worker."""
         self._waking = False
         with self._guard:
-            if self._quick or not (self._ready or (self._held and not self._syncing)):
+            # uvloop stops a turn later, and would stop twice.
+            if self._stopped or self._quick or not self._ready or self._closed:
                 return
-            worker = self._wake_one()
-            if worker is None or time.monotonic() < self._hurry_until:
+            if time.monotonic() < self._hurry_until:
+                self._wake_one()
+            else:
+                self._stopped = self._has_deputy()
+            if not self._stopped:
+                self._watch_soon()
                 return
-            self._lent_to, self._lent_until = worker, math.inf
-        if not self._turn.acquire(timeout=2 * SLOW):
-            with self._guard:
-                given_back = self._lent_to is None  # just now
-                self._lent_to = None
-                if worker.waits(now := time.monotonic()):
-                    self._be_in_a_hurry(now)
-            if given_back:
-                self._turn.acquire()
-        elif time.monotonic() > self._hurry_until:  # no job was slow
-            self._hurry = max(self._hurry * CALM, HURRY)
-        self._announce()
+            self._stops += 1
+        self._loop.stop()
 
-    def _be_in_a_hurry(self, now: float) -> None:
-        if now > self._hurry_until:  # or else it was for this same turn
-            self._hurry_until = now + self._hurry
-            self._hurry = min(self._hurry * 2, LONGEST_HURRY)
+    def _has_deputy(self) -> bool:
+        """Whether somebody looks after the leader, or does from now on."""
+        if self._deputy is None:
+            self._deputy = self._asleep.pop() if self._asleep else self._start()
+        elif not self._deputy_rests:
+            return True
+        self._deputy_rests = False
+        if self._deputy is not None:
+            self._deputy.wake()
+        return self._deputy is not None
 
-    def _wake_one(self) -> _Worker | None:
-        if self._asleep:
-            worker = self._asleep.pop()
-            worker.quick = True
-            worker.gate.release()
-        elif len(self._workers) < self.size or self._may_be_more():
-            worker = _Worker()
-            if not self._start(worker):
-                return None  # the job stays where it is, and `_watch` comes again
-            self._workers.append(worker)
-        else:
+    def _wake_one(self) -> None:
+        """Let one more thread work. When there is none, the jobs stay where they are, and `_watch` comes again.
+
+        Not while the loop is about to stop: the deputy may be what is left.
+        """
+        thread = self._asleep.pop() if self._asleep else self._start()
+        if thread is None:
+            thread, self._deputy = self._deputy, None
+        if thread is not None:
+            thread.quick = True
+            self._quick += 1
+            thread.wake()
+
+    def _start(self) -> _Thread | None:
+        """Start a thread if there may be one more."""
+        if len(self._threads) > self.size and not self._may_be_more():
             return None
-        self._quick += 1
-        return worker
-
-    def _start(self, worker: _Worker) -> bool:
-        name = f"lamson-handler-{len(self._workers) + 1}"
-        before, self._starved = self._starved, not _started(self._work, name, worker)
-        if self._starved and not before:
-            log.error("failed: the system gives no more threads; %d do the work", len(self._workers))
-        return not self._starved
+        thread, name = _Thread(), f"lamson-handler-{len(self._threads) + 1}"
+        before, self._starved = self._starved, not started(self._live, name, thread)
+        if self._starved:
+            if not before:
+                log.error("failed: the system gives no more threads; %d do the work", len(self._threads))
+            return None
+        self._threads.append(thread)
+        return thread
 
     def _may_be_more(self) -> bool:
         long_ago = time.monotonic() - HUNG
-        hung = sum(1 for worker in self._workers if 0 < worker.since < long_ago)
-        return len(self._workers) < min(self.size + hung, self.size * MOST)
+        hung = sum(1 for thread in self._threads if 0 < thread.since < long_ago)
+        return len(self._threads) <= min(self.size + hung, self.size * MOST)
 
-    def _watch(self) -> None:
-        """Look for threads that are slow or compute for long, and let another one take over from them."""
-        with self._guard:
-            now = time.monotonic()
-            for worker in self._workers:
-                if worker.quick and worker.since and (worker.waits(now) or now - worker.since > LONG):
-                    self._leave(worker)
-        self._announce()  # what was done by a thread that is slow now
-        if not self._waking:  # or else each of these would add one more to every turn of the loop
-            self._wake()
-        self._watching = bool(self.pending)
-        if self._watching:
+    def _watch_soon(self) -> None:
+        if not self._watching:
+            self._watching = True
             self._loop.call_later(SLOW, self._watch)
 
-    def _leave(self, worker: _Worker) -> None:
-        """Count a thread no longer as one that is awake and quick."""
-        worker.quick = False
-        worker.row = 0
-        self._quick -= 1
+    def _watch(self) -> None:
+        """Look for workers that are slow or compute for long, and let another one take over from them."""
+        with self._guard:
+            now = time.monotonic()
+            for thread in self._threads:
+                if thread.quick and thread.since and (thread.waits(now) or now - thread.since > LONG):
+                    self._leave(thread)
+        self._announce()  # what was done by a worker that is slow now
+        if not self._waking:  # or else each of these would add one more to every turn of the loop
+            self._wake()
+        self._watching = False
+        if self.pending or self._quick:  # who has just brought the last result may have begun another job
+            self._watch_soon()
+
+    def _announce(self) -> None:
+        """Bring the results that there are to those who wait for them."""
+        self._announced = False
+        while self._results:
+            self.pending -= 1
+            deliver(self._results.popleft())
+        if self._ready and not self._quick and not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._wake)
+
+    def _end(self) -> None:
+        self._ending = True
+        self._loop.stop()
 
     # in the threads
 
-    def _work(self, worker: _Worker) -> None:
-        worker.delay = RunDelay()
-        while (job := self._next(worker)) is not None:
-            key, future, func, args = job
-            result: Result
-            try:
-                result = future, func(*args), None
-            except BaseException as error:
-                result = future, None, error
-            try:
-                unsynced = self._unsynced()
-            except BaseException as error:  # then nobody knows whether it is on disk
-                result, unsynced = (future, None, error), False
-            self._rate(worker, key, result, unsynced)
-            del job, future, func, args, result  # a message may be large, and this thread may sleep for long
-        with self._guard:  # where the loop reads it
-            worker.delay.close()
+    def _live(self, thread: _Thread) -> None:
+        with self._guard:  # whoever starts a thread has it, and says first what it shall be
+            thread.delay = RunDelay()
+        try:
+            while True:
+                if self._leader is thread:
+                    self._lead(thread)
+                elif self._deputy is thread:
+                    self._stand_by(thread)
+                elif self._closed:
+                    break
+                elif (job := self._next(thread)) is not None:
+                    self._do(thread, job)
+                    del job  # a message may be large, and this thread may sleep for long
+        finally:
+            with self._guard:  # where others read it
+                thread.delay.close()
 
-    def _next(self, worker: _Worker) -> Job | None:
-        """Return the next job, and sleep until there is one. None ends the thread.
+    def _lead(self, thread: _Thread) -> None:
+        """Run the loop, and do jobs when it stands still. Returns when another thread runs it, or at the end of it."""
+        self._held.flush()
+        self._announce()  # what the former leader has done before it was slow
+        self._watch_soon()  # it may go on to compute
+        while self._leader is thread:
+            try:
+                self._loop.run_forever()
+            except BaseException:  # SystemExit in a callback, or what a handler has left in this thread
+                log.critical("failed: the event loop was interrupted; it goes on", exc_info=True)
+                asyncio._set_running_loop(None)
+                time.sleep(INTERRUPTED)
+            if self._ending:
+                self._leader = None
+                self._ended.set()
+                return
+            if self._do_jobs(thread):
+                self._held.flush()
+                self._announce()
 
-        Before it sleeps, or when it is time, it brings the results that there are.
+    def _do_jobs(self, leader: _Thread) -> bool:
+        """Do what is ready, for `SLOW` or until a job is slow. Returns whether this is the leader still.
+
+        Nothing is done when somebody else has stopped the loop.
         """
-        relieved = False  # another one has taken over while this one waited for the disk
+        with self._guard:
+            if not self._stopped:
+                return True
+            self._quick += 1
+            leader.quick = True
+        until = time.monotonic() + SLOW
         while True:
-            held: list[Result] = []
             with self._guard:
-                if self._closed:
-                    self._give_back(worker)
-                    return None
+                if self._leader is not leader:
+                    return False
                 now = time.monotonic()
-                goes_on = bool(self._ready) and not relieved and self._has_turn(worker, now)
-                if goes_on and self._held and not self._syncing and self._all_at_work():
-                    self._due = 0.0  # the job may be slow, and nobody else would bring what is held
-                if goes_on and now < self._due:
-                    worker.begin(now, self._lent_to is worker)
-                    return self._ready.popleft()
-                self._due = math.inf
-                if self._held and not self._syncing:
-                    held, self._held, self._syncing = self._held, held, True
-                    worker.begin(now)
-                    if worker.quick and self._quick > 1:  # the other one goes on with jobs meanwhile
-                        self._leave(worker)
-                        relieved = True
-                elif not goes_on:
-                    self._asleep.append(worker)
-                    if worker.quick:
-                        self._leave(worker)
-                given_back = (bool(held) or not goes_on) and self._give_back(worker)
-                was_quick = worker.quick
-            if not given_back:
-                self._wake_loop()
-            if held:
-                self._finish(held)
-                with self._guard:
-                    worker.since = 0.0
-                    relieved = relieved or (was_quick and not worker.quick)
-            elif not goes_on:
-                worker.gate.acquire()
-                relieved = False
-
-    def _all_at_work(self) -> bool:
-        return not self._asleep and (self._starved or len(self._workers) >= self.size)
-
-    def _has_turn(self, worker: _Worker, now: float) -> bool:
-        if not worker.quick:
-            return True  # handlers are slow, and run side by side
-        if self._quick > 1:
-            return False
-        if self._lent_to is not worker:
-            return now < self._hurry_until
-        self._lent_until = min(self._lent_until, now + SLOW)  # it may have taken long to wake up
-        return now < self._lent_until
-
-    def _give_back(self, worker: _Worker) -> bool:
-        """Let the loop go on if it stands still for this thread. Returns whether it did."""
-        if self._lent_to is not worker:
-            return False
-        self._lent_to = None
-        self._turn.release()
+                if self._closed or not (leader.quick and self._ready and now < until):
+                    break
+                leader.begin(now, leads=True, counts=self._careful > 0)
+                self._careful = max(self._careful - 1, 0)
+                job = self._ready.popleft()
+            self._do(leader, job)
+            del job
+        with self._guard:
+            self._stopped = False
+            if leader.quick:
+                self._leave(leader)
+                if now > self._hurry_until:
+                    self._hurry = max(self._hurry * CALM, HURRY)
         return True
 
-    def _finish(self, held: list[Result]) -> None:
-        """Wait for the disk, and bring results that had to wait for it."""
-        try:
-            self._sync()
-        except BaseException as error:
-            held = [(future, value, error if failure is None else failure) for future, value, failure in held]
-        self._results.extend(held)
-        self._syncing = False
+    def _stand_by(self, deputy: _Thread) -> None:
+        """Look after the leader, until this is the leader itself, or there is other work for it."""
+        stops, nothing = self._stops, 0
+        while True:
+            with self._guard:
+                if self._deputy is not deputy:
+                    return
+                if self._ended.is_set():
+                    self._deputy = None
+                    return
+                leader, now, pause = self._leader, time.monotonic(), LOOKS
+                if leader is not None and leader.since and now - leader.since > SLOW:
+                    if leader.counted_since and now - leader.counted_since > SLOW:
+                        self._take_over(deputy, leader, now)
+                        return
+                    if not leader.counted_since:
+                        leader.count(now)
+                    pause = SLOW
+                nothing = 0 if stops != self._stops else nothing + 1
+                stops = self._stops
+                self._deputy_rests = nothing > RESTS and not self._stopped
+            deputy.gate.acquire(timeout=-1 if self._deputy_rests else pause)
 
-    def _rate(self, worker: _Worker, key: Hashable | None, result: Result, unsynced: bool) -> None:
+    def _take_over(self, deputy: _Thread, leader: _Thread, now: float) -> None:
+        self._leader, self._deputy, self._stopped = deputy, None, False
+        self._careful = CAREFUL
+        if leader.waits(now):
+            self._leave(leader)
+            self._be_in_a_hurry(now)
+
+    def _do(self, thread: _Thread, job: Job) -> None:
+        key, future, func, args = job
+        result: Result
+        try:
+            result = future, func(*args), None
+        except BaseException as error:
+            result = future, None, error
+        if os.getpid() != self._process:
+            os.write(2, b"lamson: a child process that a handler made came back from it, and ends here\n")
+            os._exit(1)  # it has the parent's connections, and would serve them
+        try:
+            unsynced = self._unsynced()
+        except BaseException as error:  # then nobody knows whether it is on disk
+            result, unsynced = (future, None, error), False
+        if unsynced:
+            self._held.hold(result)
+        else:
+            self._results.append(result)
+        self._rate(thread, key)
+        if unsynced and self._leader is not thread:
+            self._held.flush()
+        del (
+            job,
+            future,
+            args,
+            result,
+        )  # an error that is the result has this frame, and so a message, which may be large
+
+    def _rate(self, thread: _Thread, key: Hashable | None) -> None:
         """A thread has done its job: was it quick? And what waits behind the job may run."""
         with self._guard:
-            (self._held if unsynced else self._results).append(result)
             now = time.monotonic()
-            slow = worker.is_slow(now)
-            worker.since = 0.0
+            slow = thread.is_slow(now)
+            if thread.leads and now - thread.since > SLOW:
+                self._careful = CAREFUL
+            thread.since = 0.0
             # Whoever waits for a result has waited long enough for a slow one.
             self._due = 0.0 if slow else min(self._due, now + SLOW)
             if slow:
-                worker.row = 0
-                if worker.in_turn:
+                thread.row = 0
+                if thread.leads:
                     self._be_in_a_hurry(now)
-                self._give_back(worker)
-                if worker.quick:
-                    self._leave(worker)
-            elif not worker.quick:
-                worker.row += 1
-                if worker.row >= ROW:
-                    worker.quick = True
+                if thread.quick:
+                    self._leave(thread)
+            elif not thread.quick:
+                thread.row += 1
+                if thread.row >= ROW:
+                    thread.quick = True
                     self._quick += 1
             if key is not None:
                 # A slow sender's next message stands behind those of others who wait for a thread.
@@ -352,8 +463,52 @@ class HandlerPool:
                 else:
                     self._turns.pop(key, None)
 
+    def _be_in_a_hurry(self, now: float) -> None:
+        if now > self._hurry_until:  # or else it was for this same turn
+            self._hurry_until = now + self._hurry
+            self._hurry = min(self._hurry * 2, LONGEST_HURRY)
+
+    def _leave(self, thread: _Thread) -> None:
+        """Count a thread no longer as one that is at work and quick."""
+        thread.quick = False
+        thread.row = 0
+        self._quick -= 1
+
+    def _next(self, worker: _Thread) -> Job | None:
+        """Return the worker's next job; or None, after it has slept and may have become something else.
+
+        Before it sleeps, or when it is time, it brings the results that there are.
+        """
+        with self._guard:
+            if self._closed:
+                return None
+            now = time.monotonic()
+            goes_on = bool(self._ready) and self._has_turn(worker, now)
+            if goes_on and now < self._due:
+                worker.begin(now)
+                return self._ready.popleft()
+            self._due = math.inf
+            if not goes_on:
+                worker.asleep = True
+                self._asleep.append(worker)
+                if worker.quick:
+                    self._leave(worker)
+        self._wake_loop()
+        while worker.asleep:
+            worker.gate.acquire()
+        return None
+
+    def _has_turn(self, worker: _Thread, now: float) -> bool:
+        if not worker.quick:
+            return True  # handlers are slow, and run side by side
+        return self._quick == 1 and now < self._hurry_until
+
+    def _bring(self, results: list[Result]) -> None:
+        self._results.extend(results)
+        self._wake_loop()
+
     def _wake_loop(self) -> None:
-        """Have the loop bring the results that there are, and wake a thread for what else is to be done."""
+        """Have the loop bring the results that there are, and see to what else is to be done."""
         if (self._results or self._ready) and not self._announced and not self._closed:
             self._announced = True
             try:
@@ -361,68 +516,3 @@ class HandlerPool:
             except RuntimeError:
                 if not self._closed:  # and the loop just after it
                     raise
-
-    # back in the loop
-
-    def _announce(self) -> None:
-        """Bring the results that there are to those who wait for them."""
-        self._announced = False
-        while self._results:
-            future, value, error = self._results.popleft()
-            self.pending -= 1
-            if future.cancelled():
-                continue
-            if error is None:
-                future.set_result(value)
-            else:
-                future.set_exception(_bearable(error))
-        if self._ready and not self._quick and not self._waking:
-            self._waking = True
-            self._loop.call_soon(self._wake)
-
-    def close(self) -> None:
-        """Let the threads end when they are done with what they have in hand. What nobody has begun is not begun.
-
-        Results do not come back any more.
-        """
-        with self._guard:
-            self._closed = True
-            self._ready.clear()
-            self._turns.clear()
-            while self._asleep:
-                self._asleep.pop().gate.release()
-
-
-def beside(func: Callable[[], object]) -> Callable[[], object]:
-    """Run ``func()`` in a thread, and return what waits for its end. When there is no thread, it runs in that wait."""
-    thread = threading.Thread(target=func)
-    try:
-        thread.start()
-    except RuntimeError:
-        return func
-    return thread.join
-
-
-def _bearable(error: BaseException) -> Exception:
-    """Return what a future can have for an error: none takes StopIteration, and SystemExit would end the loop."""
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        return error
-    bearable = RuntimeError(f"a job ended with {_said(error)}")
-    bearable.__cause__ = error
-    return bearable
-
-
-def _said(error: BaseException) -> str:
-    try:
-        return repr(error)
-    except BaseException:  # of a handler's own class; the loop must not end of it
-        return type(error).__name__
-
-
-def _started(target: Callable[..., None], name: str, *args: Any) -> bool:
-    """Start a thread. Returns whether the system has given one."""
-    try:
-        threading.Thread(target=target, args=args, name=name, daemon=True).start()
-    except RuntimeError:
-        return False
-    return True

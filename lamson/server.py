@@ -21,7 +21,6 @@ import os
 import socket
 import ssl
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from lamson.limits import Limits
 from lamson.logs import message_id, printable
 from lamson.mail import MailRequest
 from lamson.outgoing import RetryQueue
-from lamson.pool import HandlerPool, beside
+from lamson.pool import HandlerPool
 from lamson.protocol import LMTPProtocol, SMTPProtocol
 from lamson.queuereceiver import QueueReceiver
 from lamson.relay import Relay
@@ -46,6 +45,7 @@ from lamson.settling import (
     settle,
     undeliverable_message,
 )
+from lamson.threads import beside
 from lamson.tls import server_context
 
 try:
@@ -107,7 +107,6 @@ class SMTPReceiver:
         self._hostname = socket.getfqdn()
         self._sockets: list[socket.socket] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
         self._pool: HandlerPool | None = None
 
     @property
@@ -151,8 +150,12 @@ class SMTPReceiver:
         self.bind()
         self._loop = new_event_loop()
         self._pool = HandlerPool(HANDLER_THREADS, self._loop, _unsynced, _sync)
-        self._thread = threading.Thread(target=self._loop.run_forever, name="lamson-smtp", daemon=True)
-        self._thread.start()
+        try:
+            self._pool.start()
+        except RuntimeError:
+            self._loop.close()
+            self._loop = self._pool = None
+            raise
         self._in_loop(self._serve())
         if self.retries:
             self.retries.start()
@@ -198,7 +201,7 @@ class SMTPReceiver:
 
     def close(self) -> None:
         """Take no more mail, finish what is being handled (30 seconds at most), and return."""
-        if self._loop is None or self._thread is None or self._pool is None:
+        if self._loop is None or self._pool is None:
             self._close_sockets()
             return
         retrying = beside(self.retries.close) if self.retries else None
@@ -206,10 +209,8 @@ class SMTPReceiver:
         if retrying is not None:
             retrying()
         self._pool.close()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
         self._loop.close()
-        self._loop = self._thread = self._pool = None
+        self._loop = self._pool = None
         self._sockets.clear()
 
     async def _stop_serving(self) -> None:

@@ -18,10 +18,10 @@ from typing import Any
 from lamson import server
 from lamson.hosts import is_one_of
 from lamson.pidfile import ServerError
-from lamson.pool import beside
 from lamson.routing import Router
 from lamson.server import QueueReceiver, Relay, SMTPReceiver
 from lamson.startup import explained
+from lamson.threads import beside
 from lamson.workers import Workers
 
 log = logging.getLogger(__name__)

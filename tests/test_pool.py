@@ -2,25 +2,30 @@
 
 import asyncio
 import collections
+import contextlib
+import gc
+import math
+import os
 import threading
 import time
+import weakref
 from concurrent.futures import Future
 
 import pytest
 
 from lamson import pool as pools
 from lamson.pool import HandlerPool
+from lamson.server import SMTPReceiver
 from processes import eventually
 
 
 class Loop:
     """An event loop in a thread, and a pool whose `run` may be called from here."""
 
-    def __init__(self, size: int, *sync):
-        self.loop = asyncio.new_event_loop()
+    def __init__(self, size: int, *sync, new_event_loop=asyncio.new_event_loop):
+        self.loop = new_event_loop()
         self.pool = HandlerPool(size, self.loop, *sync)
-        self.thread = threading.Thread(target=self.loop.run_forever)
-        self.thread.start()
+        self.pool.start()
 
     def run(self, key, func, *args) -> Future:
         async def wait():
@@ -29,10 +34,8 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(wait(), self.loop)
 
     def close(self) -> None:
-        self.pool.close()
         asyncio.run_coroutine_threadsafe(self._cancel_all(), self.loop).result(30)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join()
+        self.pool.close()
         self.loop.close()
 
     async def _cancel_all(self) -> None:
@@ -47,10 +50,17 @@ def threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name.startswith("lamson-handler")}
 
 
-@pytest.fixture
-def running():
+LOOPS = {"asyncio": asyncio.new_event_loop}
+with contextlib.suppress(ImportError):  # servers run on asyncio's there
+    import uvloop
+
+    LOOPS["uvloop"] = uvloop.new_event_loop
+
+
+@pytest.fixture(params=LOOPS)
+def running(request):
     before = threads()
-    running = Loop(4)
+    running = Loop(4, new_event_loop=LOOPS[request.param])
     yield running
     if not running.loop.is_closed():
         running.close()
@@ -84,7 +94,7 @@ def test_as_many_slow_jobs_run_side_by_side_as_there_are_threads(running):
     # The threads are idle now, and the same ones serve again.
     for future in [running.run(number, everyone.wait) for number in range(4)]:
         future.result(30)
-    assert len(running.pool._workers) == 4
+    assert len(running.pool._threads) == 5, "and one runs the loop"
 
 
 @pytest.fixture
@@ -108,26 +118,39 @@ def test_no_job_waits_for_a_slow_one_while_a_thread_is_left(running, request, ki
 
 def test_a_thread_that_was_slow_counts_as_quick_after_several_quick_jobs_in_a_row(running, monkeypatch):
     monkeypatch.setattr(pools, "SLOW", 30)
-    worker, row, result = pools._Worker(), [], (running.loop.create_future(), None, None)
+    worker, row = pools._Thread(), []
+    worker.quick = True
     running.pool._quick = 1
     quick, slow = 0, -60
     for took in [slow, *[quick] * (pools.ROW - 1), slow, *[quick] * pools.ROW]:
         worker.begin(time.monotonic() + took)
-        running.pool._rate(worker, None, result, False)
+        running.pool._rate(worker, None)
         assert running.pool._quick == worker.quick
         row.append(worker.quick)
     assert row == [False] * (2 * pools.ROW) + [True]
 
 
-def test_jobs_that_compute_are_all_done_by_one_thread(running, computing, monkeypatch):
+class AtOnce:
+    """A job that takes its time. `most` is how many of it went on at once."""
+
+    def __init__(self):
+        self.now, self.most, self.guard = 0, 0, threading.Lock()
+
+    def __call__(self):
+        with self.guard:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(5 * pools.SLOW)
+        with self.guard:
+            self.now -= 1
+
+
+def test_jobs_that_compute_are_done_one_by_one(running, computing, monkeypatch):
     monkeypatch.setattr(pools, "LONG", 30)
-
-    def compute():
-        time.sleep(2 * pools.SLOW)
-        return threading.get_ident()
-
-    used = {future.result(30) for future in [running.run(None, compute) for _ in range(20)]}
-    assert len(used) == 1 == len(running.pool._workers)
+    job = AtOnce()
+    for future in [running.run(None, job) for _ in range(20)]:
+        future.result(30)
+    assert job.most == 1 and len(running.pool._threads) <= 3
 
 
 def test_threads_that_hang_are_made_up_for(running, monkeypatch):
@@ -137,12 +160,12 @@ def test_threads_that_hang_are_made_up_for(running, monkeypatch):
     assert running.run(None, max, 1, 2).result(30) == 2
     hung += [running.run(None, go_on.wait, 60) for _ in range(100)]
     deadline = time.monotonic() + 30
-    while len(running.pool._workers) < 16:
+    while len(running.pool._threads) < 17:
         assert time.monotonic() < deadline
     go_on.set()
     for future in hung:
         assert future.result(30)
-    assert len(running.pool._workers) == 16, "four times as many as wanted, and no more"
+    assert len(running.pool._threads) == 17, "four times as many as wanted, and no more, and one runs the loop"
 
 
 def test_what_has_one_key_runs_in_turn_and_holds_one_thread(running):
@@ -311,7 +334,7 @@ def test_a_result_of_which_nobody_knows_whether_it_is_on_disk_is_an_error(runnin
             running.run("key", max, 1, 2).result(30)
     running.pool._unsynced = lambda: False
     assert running.run("key", max, 1, 2).result(30) == 2
-    assert len(running.pool._workers) <= 4 and not running.pool.pending
+    assert len(running.pool._threads) <= 4 and not running.pool.pending
 
 
 class Names(list):
@@ -341,12 +364,12 @@ def test_jobs_wait_for_a_thread_when_the_system_has_none_and_each_is_done_once(r
     futures = [running.run(None, done.append, number) for number in range(3)]
     running.run(None, done.append, 3)
     eventually(lambda: len(starved.refused) > 3, "it is tried again")
-    assert done == [] and running.pool._workers == []
+    assert done == [] and len(running.pool._threads) == 1, "the leader alone does nothing that may be slow"
     starved.clear()
     for future in futures:
         future.result(30)
     assert running.run(None, max, 1, 2).result(30) == 2
-    assert done == [0, 1, 2, 3] and caplog.text.count("the system gives no more threads; 0 do the work") == 1
+    assert done == [0, 1, 2, 3] and caplog.text.count("the system gives no more threads; 1 do the work") == 1
 
 
 def test_a_slow_job_is_made_up_for_as_soon_as_the_system_has_threads_again(running, starved):
@@ -375,19 +398,6 @@ def test_a_pool_of_one_thread_goes_on_when_the_disk_has_what_was_written(disk):
         running.close()
 
 
-def test_what_runs_beside_has_ended_when_it_was_waited_for_with_a_thread_or_without(monkeypatch):
-    ran_in = []
-    for _ in range(2):
-        wait = pools.beside(lambda: ran_in.append(threading.current_thread()))
-        wait()
-        monkeypatch.setattr(threading.Thread, "start", no_thread)
-    assert len(ran_in) == 2 and ran_in[0] is not threading.current_thread() is ran_in[1]
-
-
-def no_thread(self):
-    raise RuntimeError("can't start new thread")
-
-
 def test_jobs_that_come_together_wake_the_loop_once_and_wait_for_the_disk_once(disk, monkeypatch):
     monkeypatch.setattr(pools, "SLOW", 30)  # whatever this machine is doing beside, none of these is slow
     disk.go_on.set()
@@ -406,35 +416,23 @@ def test_jobs_that_come_together_wake_the_loop_once_and_wait_for_the_disk_once(d
         running.close()
 
 
-class Turn:
-    """The lock for which the loop stands still, which counts how often it did."""
-
-    def __init__(self, lock):
-        self.lock, self.waits, self.release = lock, 0, lock.release
-
-    def acquire(self, **patience):
-        self.waits += 1
-        return self.lock.acquire(**patience)
-
-
 def test_the_loop_stands_still_for_quick_jobs_and_for_none_after_a_slow_one(monkeypatch):
     monkeypatch.setattr(pools, "HURRY", 60)
     monkeypatch.setattr(pools, "LONGEST_HURRY", 60)
     running = Loop(4)
-    running.pool._turn = turn = Turn(running.pool._turn)
     go_on = threading.Event()
     try:
         for expected in (1, 2):
             assert running.run(None, max, 1, 2).result(30) == 2
             running.pool._hurry_until = 0.0  # on a busy machine such a job may have been slow
-            assert turn.waits >= expected
+            assert running.pool._stops >= expected
         slow = running.run(None, go_on.wait, 30)
         for _ in range(10):
             assert running.run(None, max, 1, 2).result(30) == 2
-        waits = turn.waits
+        stops = running.pool._stops
         for _ in range(10):
             assert running.run(None, max, 1, 2).result(30) == 2
-        assert turn.waits == waits and not slow.done()
+        assert running.pool._stops == stops and not slow.done()
         go_on.set()
         assert slow.result(30)
     finally:
@@ -452,34 +450,6 @@ def test_an_error_that_cannot_be_printed_ends_neither_the_loop_nor_the_watch(run
     assert running.run(None, max, 1, 2).result(10) == 2
     slow.set()
     assert waiting.result(10)
-
-
-def test_a_thread_that_others_go_on_for_while_it_waits_for_the_disk_takes_no_more_jobs(disk):
-    loop = asyncio.new_event_loop()
-    pool = HandlerPool(4, loop, disk.unsynced, disk.sync)
-    worker = pools._Worker()
-    worker.delay = pools.RunDelay()
-    pool._workers.append(worker)
-    pool._quick = 2
-    pool._held.append((loop.create_future(), 1, None))
-    thread = threading.Thread(target=pool._next, args=(worker,))
-    thread.start()
-    try:
-        assert disk.begun.wait(30)
-        assert not worker.quick and pool._quick == 1, "it does not count while it waits"
-        with pool._guard:
-            pool._ready.append((None, loop.create_future(), max, (1, 2)))
-            pool._held.append((loop.create_future(), 2, None))
-        disk.go_on.set()
-        eventually(lambda: worker in pool._asleep, "it sleeps")
-        assert disk.syncs == 2 and len(pool._ready) == 1
-    finally:
-        disk.go_on.set()
-        pool.close()
-        thread.join(30)
-        worker.delay.close()
-        loop.close()
-    assert not thread.is_alive()
 
 
 def test_the_loop_stands_still_once_in_a_turn_however_many_jobs_there_are(running, monkeypatch):
@@ -523,12 +493,10 @@ def test_a_thread_that_stands_in_line_for_a_processor_is_not_slow(running, monke
     monkeypatch.setattr(pools, "LONG", 30)
     monkeypatch.setattr(pools.RunDelay, "seconds", lambda delay: time.monotonic() if in_line else 0.0)
 
-    def job():
-        time.sleep(5 * pools.SLOW)
-        return threading.get_ident()
-
-    used = {future.result(30) for future in [running.run(None, job) for _ in range(20)]}
-    assert (len(used) == 1) == in_line
+    job = AtOnce()
+    for future in [running.run(None, job) for _ in range(20)]:
+        future.result(30)
+    assert (job.most == 1) == in_line
     assert (running.pool._hurry_until > 0) != in_line
 
 
@@ -579,7 +547,7 @@ def test_a_held_result_waits_for_no_slow_job_when_no_thread_is_left(disk):
 
 
 def test_a_thread_that_is_left_has_to_be_quick_several_times_again(running):
-    worker = pools._Worker()
+    worker = pools._Thread()
     running.pool._quick, worker.row = 1, pools.ROW
     running.pool._leave(worker)
     assert worker.row == 0 == running.pool._quick
@@ -588,7 +556,7 @@ def test_a_thread_that_is_left_has_to_be_quick_several_times_again(running):
 @pytest.mark.parametrize("ready", [True, False])
 def test_whether_a_thread_waits_is_not_known_from_a_wait_for_a_processor_that_goes_on(monkeypatch, ready):
     monkeypatch.setattr(pools.RunDelay, "is_ready", lambda delay: ready)
-    worker = pools._Worker()
+    worker = pools._Thread()
     worker.delay = pools.RunDelay()
     try:
         worker.begin(time.monotonic() - 60, True)
@@ -596,3 +564,195 @@ def test_whether_a_thread_waits_is_not_known_from_a_wait_for_a_processor_that_go
         assert worker.waits(time.monotonic()) != ready
     finally:
         worker.delay.close()
+
+
+def test_a_deputy_that_rests_is_there_again_for_the_next_slow_job(running):
+    pool = running.pool
+    for _ in range(3):
+        assert running.run(None, max, 1, 2).result(30) == 2
+        eventually(lambda: pool._deputy_rests or pool._deputy is None, "nothing is to be looked after")
+        pool._hurry_until = 0.0
+        go_on = threading.Event()
+        slow = running.run(None, go_on.wait, 30)
+        assert running.run(None, max, 1, 2).result(30) == 2, "somebody else runs the loop"
+        assert not slow.done()
+        go_on.set()
+        assert slow.result(30)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_there_are_never_more_jobs_at_once_than_the_pool_is_large(size, monkeypatch):
+    monkeypatch.setattr(pools, "HURRY", 0.0)  # and so the leader tries again and again
+    running, job = Loop(size), AtOnce()
+    try:
+        for future in [running.run(None, job) for _ in range(30)]:
+            future.result(30)
+        assert job.most == size
+    finally:
+        running.close()
+
+
+def test_close_does_not_wait_for_a_job_whatever_thread_has_it():
+    before = threads()
+    running = Loop(2)
+    go_on, done = threading.Event(), []
+    begun = threading.Semaphore(0)
+    for number in range(2):
+        running.run(None, lambda number=number: (begun.release(), go_on.wait(30), done.append(number)))
+    for _ in range(2):
+        assert begun.acquire(timeout=30)
+    running.close()
+    assert done == [] and running.loop.is_closed()
+    go_on.set()
+    for thread in threads() - before:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert len(done) == 2
+
+
+def test_a_job_may_close_the_pool():
+    running = Loop(2)
+    running.run(None, running.pool.close)
+    assert running.pool._ended.wait(30)
+    eventually(lambda: not running.loop.is_running(), "nobody runs the loop")
+    running.loop.close()
+
+
+def test_quick_jobs_are_handed_over_to_nobody(running, monkeypatch):
+    monkeypatch.setattr(pools, "SLOW", 30)  # whatever this machine is doing beside, none of these is slow
+    leader, wakes = running.pool._leader, []
+
+    async def many():
+        with monkeypatch.context() as patched:
+            patched.setattr(running.loop, "call_soon_threadsafe", wakes.append)
+            return [await running.pool.run(None, lambda: leader.since) for _ in range(50)]
+
+    assert all(asyncio.run_coroutine_threadsafe(many(), running.loop).result(30)), "the leader has done them all"
+    assert wakes == [] and running.pool._stops >= 50 and running.pool._leader is leader
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_the_leader_does_no_job_that_nobody_looks_after(running, monkeypatch, turns):
+    pool, loop, alone = running.pool, running.loop, []
+    do, wake = pool._do, pool._wake
+
+    def watched(thread, job):
+        alone.append(pool._leader is thread and pool._deputy is None)
+        do(thread, job)
+
+    def once_more(left):
+        if left:
+            loop.call_soon(once_more, left - 1)
+        else:
+            wake()
+
+    def wake_twice():  # as results that come back at that moment do
+        wake()
+        once_more(turns)
+
+    monkeypatch.setattr(pool, "_do", watched)
+    monkeypatch.setattr(pool, "_wake", wake_twice)
+    for _ in range(5):
+        for future in [running.run(None, time.sleep, 5 * pools.LOOKS) for _ in range(3)]:
+            future.result(30)
+        pool._hurry_until = 0.0
+    assert len(alone) == 15 and not any(alone)
+
+
+def test_a_deputy_does_not_rest_while_the_loop_is_about_to_stop(running, monkeypatch):
+    pool, wake, go_on = running.pool, running.pool._wake, threading.Event()
+    assert running.run(None, max, 1, 2).result(30) == 2  # and so there is a deputy
+
+    def wake_and_take_long():
+        wake()
+        time.sleep(2 * pools.RESTS * pools.LOOKS)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pool, "_wake", wake_and_take_long)
+        slow = running.run(None, go_on.wait, 30)
+        eventually(lambda: pool._stops > 1 and not pool._stopped, "another one runs the loop")
+    assert running.run(None, max, 1, 2).result(30) == 2 and not slow.done()
+    go_on.set()
+    assert slow.result(30)
+
+
+def test_the_watch_goes_on_while_a_worker_is_at_work_though_all_results_are_there(running):
+    pool = running.pool
+
+    async def look():
+        pool._quick += 1
+        pool._watch()
+        pool._quick -= 1
+        return pool._watching
+
+    assert asyncio.run_coroutine_threadsafe(look(), running.loop).result(30)
+
+
+def test_a_key_that_cannot_be_one_leaves_nothing_behind(running):
+    with pytest.raises(TypeError):
+        running.run([], max, 1, 2).result(30)
+    assert running.pool.pending == 0
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_child_process_that_comes_back_from_a_handler_runs_no_second_loop(running, leads, capfd):
+    running.pool._hurry_until = 0.0 if leads else math.inf
+
+    def job():
+        child = os.fork()
+        return child and os.waitpid(child, 0)[1]
+
+    assert os.waitstatus_to_exitcode(running.run(None, job).result(30)) == 1
+    assert "a child process that a handler made" in capfd.readouterr().err
+    assert running.run(None, max, 1, 2).result(30) == 2
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_an_error_keeps_its_message_no_longer_than_whoever_waits_for_it(running, leads):
+    class Message:
+        pass
+
+    def job(message):
+        raise ValueError("no")
+
+    async def fail(message):
+        running.pool._hurry_until = 0.0 if leads else math.inf
+        future = running.pool.run(None, job, message)
+        await asyncio.wait([future])
+        assert isinstance(future.exception(), ValueError)
+        return weakref.ref(message)
+
+    gc.collect()
+    gc.disable()
+    try:
+        message = asyncio.run_coroutine_threadsafe(fail(Message()), running.loop).result(30)
+        eventually(lambda: message() is None, "it is gone")
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("kind", ["callback", "left behind"])
+def test_the_loop_goes_on_whatever_interrupts_it(running, caplog, kind):
+    other = asyncio.new_event_loop()
+    for _ in range(3):
+        running.pool._hurry_until = 0.0
+        if kind == "callback":
+            running.loop.call_soon_threadsafe(throw, SystemExit("so be it"))
+        else:
+            running.run(None, asyncio._set_running_loop, other)
+        assert running.run(None, max, 1, 2).result(30) == 2
+    assert "the event loop was interrupted" in caplog.text
+    other.close()
+
+
+def test_a_pool_without_a_thread_for_the_loop_says_so(starved):
+    starved.append("lamson-handler")
+    loop = asyncio.new_event_loop()
+    with pytest.raises(RuntimeError, match="no thread for the event loop"):
+        HandlerPool(4, loop).start()
+    loop.close()
+    receiver = SMTPReceiver("127.0.0.1", 0)
+    with pytest.raises(RuntimeError, match="no thread for the event loop"):
+        receiver.start()
+    receiver.close()
