@@ -28,7 +28,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 def measure(ports: list[int], seconds: float) -> float:
     """Messages a second of all of these together, each with clients of its own."""
     found: list[float] = []
-    threads = [threading.Thread(target=lambda port=port: found.append(whole.measure(port, seconds))) for port in ports]
+    threads = [
+        threading.Thread(target=lambda port=port: found.append(whole.measure(port, seconds)[0])) for port in ports
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -13,7 +13,8 @@ one client with twenty connections and one sender, "20 clients" are twenty with 
 messages of a few seconds in which all of them send, so that it is not about clients that start, or that end as the
 last one. Beside Salmon, how long the client with twenty connections takes for a number of messages is measured as well
 ("start to end"): Salmon lets five connections wait, and the others try again a second later, or three. The servers take
-turns, and the median of the rounds counts. Clients and servers share the processors.
+turns, and the median of the rounds counts. Clients and servers share the processors: where none is left idle, it is
+the machine that carries no more.
 """
 
 import argparse
@@ -140,12 +141,24 @@ def await_server(port: int) -> None:
     raise SystemExit(f"nobody listens on port {port}")
 
 
-def measure(port: int, seconds: float, clients: int = SESSIONS) -> float:
-    """Messages a second of twenty connections, which belong to one client or to twenty."""
+def measure(port: int, seconds: float, clients: int = SESSIONS) -> tuple[float, float]:
+    """Messages a second of twenty connections, which belong to one client or to twenty.
+
+    And how much of all processors was in use meanwhile, in percent.
+    """
     with all_send(port, clients) as count:
-        before, start = count(), time.perf_counter()
+        (idle, all_time), before, start = processors(), count(), time.perf_counter()
         time.sleep(seconds)
-        return (count() - before) / (time.perf_counter() - start)
+        rate = (count() - before) / (time.perf_counter() - start)
+        idle_now, all_time_now = processors()
+        return rate, 100 - 100 * (idle_now - idle) / (all_time_now - all_time)
+
+
+def processors() -> tuple[int, int]:
+    """The time that all processors together had nothing to do, and all of their time (proc_stat(5))."""
+    # The two columns behind these are parts of the first two.
+    columns = [int(number) for number in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
+    return columns[3] + columns[4], sum(columns)
 
 
 @contextlib.contextmanager
@@ -222,7 +235,7 @@ def main() -> None:
     if options.haraka:
         servers["Haraka"] = haraka
     whole_runs = {"one": MESSAGES, "one, moving": MESSAGES, "Salmon": MESSAGES // 5}
-    found: dict[tuple[str, int], list[float]] = {}
+    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     ended: dict[str, list[float]] = {}
     with contextlib.ExitStack() as running:
         ports = {name: running.enter_context(start()) for name, start in servers.items()}
@@ -237,11 +250,13 @@ def main() -> None:
                     if "working" in name and clients == 1:
                         continue  # one sender's messages are handled one after the other
                     found.setdefault((name, clients), []).append(measure(port, seconds, clients))
-    for (name, clients), values in found.items():
-        print(f"{name:24} {clients:3} clients", *(f"{value:7.0f}" for value in sorted(values)))
+    for (name, clients), pairs in found.items():
+        busy = statistics.median(busy for _, busy in pairs)
+        rates = (f"{rate:7.0f}" for rate, _ in sorted(pairs))
+        print(f"{name:24} {clients:3} clients", *rates, f"  processors {busy:3.0f} % in use")
     for name, values in ended.items():
         print(f"{name:24} start to end", *(f"{value:7.0f}" for value in sorted(values)))
-    speed = {key: statistics.median(values) for key, values in found.items()}
+    speed = {key: statistics.median(rate for rate, _ in pairs) for key, pairs in found.items()}
     if options.salmon:
         one, moving, theirs = (statistics.median(ended[name]) for name in ("one", "one, moving", "Salmon"))
         what = "the whole way, 20 sessions, start to end"
