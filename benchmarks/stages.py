@@ -150,7 +150,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         parts = of_parts(folder)
     counted = sum(value for name, value in parts.items() if not name.startswith("("))
-    rows = {"the whole": total, "the wire": wire, **parts, "hand it over to a thread and back": total - wire - counted}
+    rows = {
+        "the whole": total,
+        "the wire": wire,
+        **parts,
+        "from the wire to the handler and back: what is left": total - wire - counted,
+    }
     for name, value in rows.items():
         print(f"{value:7.1f} us  {value / total:5.0%}  {name}")
     figure("processor time of one message, the whole way", total, "us")
