@@ -64,10 +64,8 @@ ROW = 8  # jobs
 HUNG = 60  # seconds
 MOST = 4  # times `size` there are workers, with those that hang
 LOOKS = 0.004  # seconds between two looks of a deputy
-CAREFUL = (
-    20  # jobs, after a long one of a leader's, for which it counts itself what a deputy would have to look for twice
-)
-INTERRUPTED = 0.1  # seconds that the loop stands still then, should it be so again and again
+CAREFUL = 20  # jobs, after a long one; for others nobody counts processor time before the deputy finds them long
+INTERRUPTED = 0.1  # seconds that the loop stands still after an error, should there be one after the other
 RESTS = 10  # times that a deputy finds nothing to look after, before it sleeps until there is
 
 Job = tuple[Hashable | None, asyncio.Future, Callable[..., Any], tuple]
@@ -428,12 +426,8 @@ class HandlerPool:
         self._rate(thread, key)
         if unsynced and self._leader is not thread:
             self._held.flush()
-        del (
-            job,
-            future,
-            args,
-            result,
-        )  # an error that is the result has this frame, and so a message, which may be large
+        # An error that is the result has this frame, and so a message, which may be large.
+        del job, future, args, result
 
     def _rate(self, thread: _Thread, key: Hashable | None) -> None:
         """A thread has done its job: was it quick? And what waits behind the job may run."""
