@@ -729,6 +729,8 @@ class TestTLS:
         for _ in range(5):
             with served.connect() as talk:
                 talk.socket.sendall(b"\x16\x03\x01")
+                talk.socket.shutdown(socket.SHUT_WR)
+                talk.answers.read()  # until the server has closed: it had not even accepted all of them otherwise
         eventually(lambda: not served.receiver.connections, "the end of the connections")
         assert not served.template._neighbours
 
