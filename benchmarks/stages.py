@@ -12,7 +12,6 @@ not in it.
 """
 
 import argparse
-import contextlib
 import os
 import subprocess
 import sys
@@ -30,34 +29,9 @@ HEADERS = b"Message-ID: <1@example.org>\r\nFrom: a@example.org\r\nTo: b@example.
 CONTENT = HEADERS + (b"x" * 70 + b"\r\n") * 13
 
 
-def cpu(pid: int) -> float:
-    """Seconds that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def listener(port: int) -> int:
-    """The process that listens on a port."""
-    wanted = {line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if _is_at(line, port)}
-    for folder in Path("/proc").glob("[0-9]*/fd"):
-        with contextlib.suppress(OSError):
-            if any(os.readlink(file)[8:-1] in wanted for file in folder.iterdir() if file.is_symlink()):
-                return int(folder.parent.name)
-    raise SystemExit(f"nobody listens on port {port}")
-
-
-def _is_at(line: str, port: int) -> bool:
-    columns = line.split()
-    return columns[3] == "0A" and int(columns[1].partition(":")[2], 16) == port
-
-
 def of_server(port: int, seconds: float) -> float:
     """Microseconds for a message that comes by the wire."""
-    pid = listener(port)
-    with whole.all_send(port) as count:
-        before, begin = count(), cpu(pid)
-        time.sleep(seconds)
-        return (cpu(pid) - begin) / (count() - before) * 1e6
+    return whole.measure(port, seconds)[2]
 
 
 def of_wire(seconds: float) -> float:

@@ -14,7 +14,8 @@ messages of a few seconds in which all of them send, so that it is not about cli
 last one. Beside Salmon, how long the client with twenty connections takes for a number of messages is measured as well
 ("start to end"): Salmon lets five connections wait, and the others try again a second later, or three. The servers take
 turns, and the median of the rounds counts. Clients and servers share the processors: where none is left idle, it is
-the machine that carries no more.
+the machine that carries no more. "By processor time" is what as many processors as processes could do, with clients
+elsewhere: a second for each, by what a message costs them. Waiting is not in it.
 """
 
 import argparse
@@ -51,6 +52,12 @@ def NEXT(message, address=None, host=None):
     return {second}
 """
 WORK = "sum(range(50_000))"
+KINDS = {  # what the names of servers end in, and what that means
+    "": "",
+    ", moving": ", each message a new state",
+    ", working": ", a millisecond's work",
+    ", working, moving": ", each message a new state and a millisecond's work",
+}
 
 SALMON = """
 import logging, sys, time
@@ -141,17 +148,45 @@ def await_server(port: int) -> None:
     raise SystemExit(f"nobody listens on port {port}")
 
 
-def measure(port: int, seconds: float, clients: int = SESSIONS) -> tuple[float, float]:
+def measure(port: int, seconds: float, clients: int = SESSIONS) -> tuple[float, float, float]:
     """Messages a second of twenty connections, which belong to one client or to twenty.
 
-    And how much of all processors was in use meanwhile, in percent.
+    And how much of all processors was in use meanwhile, in percent, and what of it the server's processes had for each
+    message, in microseconds.
     """
+    servers = listeners(port)
     with all_send(port, clients) as count:
-        (idle, all_time), before, start = processors(), count(), time.perf_counter()
+        (idle, all_time), had, before, start = processors(), cpu(servers), count(), time.perf_counter()
         time.sleep(seconds)
-        rate = (count() - before) / (time.perf_counter() - start)
+        messages = count() - before
+        rate = messages / (time.perf_counter() - start)
         idle_now, all_time_now = processors()
-        return rate, 100 - 100 * (idle_now - idle) / (all_time_now - all_time)
+        busy = 100 - 100 * (idle_now - idle) / (all_time_now - all_time)
+        return rate, busy, (cpu(servers) - had) / messages * 1e6
+
+
+def cpu(processes: list[int]) -> float:
+    """Seconds of processor time that they have had."""
+    stats = [Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split() for each in processes]
+    return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
+
+
+def listeners(port: int) -> list[int]:
+    """The processes that listen on a port."""
+    wanted = {line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if _is_at(line, port)}
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        with contextlib.suppress(OSError):
+            if any(os.readlink(file)[8:-1] in wanted for file in folder.iterdir() if file.is_symlink()):
+                found.add(int(folder.parent.name))
+    if not found:
+        raise SystemExit(f"nobody listens on port {port}")
+    return sorted(found)
+
+
+def _is_at(line: str, port: int) -> bool:
+    columns = line.split()
+    return columns[3] == "0A" and int(columns[1].partition(":")[2], 16) == port
 
 
 def processors() -> tuple[int, int]:
@@ -235,7 +270,7 @@ def main() -> None:
     if options.haraka:
         servers["Haraka"] = haraka
     whole_runs = {"one": MESSAGES, "one, moving": MESSAGES, "Salmon": MESSAGES // 5}
-    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    found: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
     ended: dict[str, list[float]] = {}
     with contextlib.ExitStack() as running:
         ports = {name: running.enter_context(start()) for name, start in servers.items()}
@@ -250,13 +285,15 @@ def main() -> None:
                     if "working" in name and clients == 1:
                         continue  # one sender's messages are handled one after the other
                     found.setdefault((name, clients), []).append(measure(port, seconds, clients))
-    for (name, clients), pairs in found.items():
-        busy = statistics.median(busy for _, busy in pairs)
-        rates = (f"{rate:7.0f}" for rate, _ in sorted(pairs))
-        print(f"{name:24} {clients:3} clients", *rates, f"  processors {busy:3.0f} % in use")
+    cost = {key: statistics.median(cost for _, _, cost in rounds) for key, rounds in found.items()}
+    for (name, clients), rounds in found.items():
+        busy = statistics.median(busy for _, busy, _ in rounds)
+        rates = (f"{rate:7.0f}" for rate, _, _ in sorted(rounds))
+        spent = f"{cost[name, clients]:5.0f} us a message"
+        print(f"{name:24} {clients:3} clients", *rates, f"  processors {busy:3.0f} % in use,", spent)
     for name, values in ended.items():
         print(f"{name:24} start to end", *(f"{value:7.0f}" for value in sorted(values)))
-    speed = {key: statistics.median(rate for rate, _ in pairs) for key, pairs in found.items()}
+    speed = {key: statistics.median(rate for rate, _, _ in rounds) for key, rounds in found.items()}
     if options.salmon:
         one, moving, theirs = (statistics.median(ended[name]) for name in ("one", "one, moving", "Salmon"))
         what = "the whole way, 20 sessions, start to end"
@@ -269,17 +306,13 @@ def main() -> None:
             ratio(f"the whole way, {who}", one, "Salmon, states in memory", theirs)
             ratio(f"the whole way, {who}, each message a new state", moving, "Salmon in memory", theirs)
         workers, bar = f"{options.workers} workers", ">= 1.6" if options.workers == 2 else ""
-        ratio(f"{workers}, {who}", speed["workers", clients], "one process", one, bar)
-        ratio(
-            f"{workers}, {who}, each message a new state", speed["workers, moving", clients], "one process", moving, bar
-        )
-        if clients > 1:
-            for kind, what in (
-                ("working", "a millisecond's work"),
-                ("working, moving", "each message a new state and a millisecond's work"),
-            ):
-                speeds = speed[f"workers, {kind}", clients], "one process", speed[f"one, {kind}", clients]
-                ratio(f"{workers}, {who}, {what}", *speeds, bar)
+        for kind, what in KINDS.items():
+            if (f"one{kind}", clients) not in speed:
+                continue
+            two, alone = (f"workers{kind}", clients), (f"one{kind}", clients)
+            ratio(f"{workers}, {who}{what}", speed[two], "one process", speed[alone], bar)
+            by_time = options.workers * 1e6 / cost[two], "one process", 1e6 / cost[alone]
+            ratio(f"{workers}, {who}{what}, by processor time", *by_time)
         if options.haraka:
             theirs = speed["Haraka", clients]
             ratio(f"{workers}, {who}", speed["workers", clients], "Haraka, which throws away", theirs, ">= 1")
