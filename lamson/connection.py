@@ -6,7 +6,8 @@ It is the lower half of our `aiosmtpd.smtp.SMTP`, and replaces what is slow or l
   a connection out of that one.
 * Bytes go from the transport to a buffer and from there to the command loop, or piece by piece into a `MailData`,
   without a task being woken for each line.
-* A reply goes to the transport, and only when a client does not read is there something to wait for.
+* A reply goes to the transport, and only when a client does not read is there something to wait for. Replies to
+  commands of an envelope that came together go there together.
 * A connection has one timer. Moving a deadline back costs an addition, not a new timer.
 * A client that has closed its side gets the answers to all that it has sent. aiosmtpd drops it at once.
 * `shut_down` says 421 (RFC 5321 section 3.8) to a client that waits, and to one whose message is being handled after
@@ -69,6 +70,8 @@ class Connection(smtp.SMTP):
     _leaving = False  # the last reply was given
     _handling = False  # the message is in the handlers' hands
     _shutting_down = False
+    _in_a_group = False  # the reply to this command may wait for those to the next ones
+    _unsent = b""  # replies that wait
     _errors = 0  # since a message was taken
     _deadline = math.inf
     _timer_at = math.inf  # when the timer goes off; there is none when that is never
@@ -213,6 +216,7 @@ class Connection(smtp.SMTP):
 
     def _more(self) -> asyncio.Future[None]:
         """Return what comes true when the client has sent something. Raises ClientGone when it will not."""
+        self._flush()
         if self._eof:
             raise ClientGone
         if self._reading_paused:
@@ -281,13 +285,26 @@ class Connection(smtp.SMTP):
     # what it hears
 
     def _reply(self, status: str) -> None:
-        """Send a reply, unless the last one was given. A task waits for `_read_by_client` before it goes on."""
+        """Send a reply, unless the last one was given. A task waits for `_read_by_client` before it goes on.
+
+        One in a group waits while there is more of what the client has sent, for a turn of the loop at most (RFC 2920
+        section 3.2): written one by one, each would wake the client.
+        """
         if self._leaving:
             return
         if status.startswith("5"):
             self._errors += 1
-        if self.transport is not None:
-            self.transport.write(f"{status}\r\n".encode())  # type: ignore[attr-defined]
+        waiting = self._unsent
+        self._unsent = waiting + f"{status}\r\n".encode()
+        if not (self._in_a_group and self._buffer):
+            self._flush()
+        elif not waiting:
+            self.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        if self._unsent and self.transport is not None:
+            replies, self._unsent = self._unsent, b""
+            self.transport.write(replies)  # type: ignore[attr-defined]
 
     async def _read_by_client(self) -> None:
         """Wait until the client has read most of what it was told. Raises ClientGone."""
@@ -305,6 +322,7 @@ class Connection(smtp.SMTP):
     def _leave(self) -> None:
         """Close the connection when the client has read the last reply; cut it when it does not."""
         self._leaving = True
+        self._flush()
         self._writer.close()
         if self.transport is None:
             return
@@ -316,7 +334,7 @@ class Connection(smtp.SMTP):
         """Send a reply of 421, unless the client could not read it now, and close."""
         if not self._leaving and self.transport is not None:
             if self._talking:
-                self._writer.write(f"421 {reason}\r\n".encode())
+                self._unsent += f"421 {reason}\r\n".encode()
             self._leave()
 
     def _hang_up(self, what: str) -> None:

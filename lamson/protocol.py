@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 COMMAND_SIZE_LIMIT = 1024  # bytes; RFC 5321 section 4.5.3.1.4 wants 512 and more for each extension
 LONGEST_NAME = 64  # bytes; a reply of ours has at most 512 (RFC 5321 section 4.5.3.1.5), and it names the command
 BEFORE_TLS = ("NOOP", "EHLO", "LHLO", "STARTTLS", "QUIT")  # RFC 3207 section 4
+GROUPED = ("MAIL", "RCPT", "RSET")  # RFC 2920 section 3.2 (2)
 PATIENCE = 64  # commands of one client that were sent at once, before the others get their turn
 
 _PARAMETER = re.compile(r"([A-Z0-9][A-Z0-9-]*)(?:=([^= ]+))?")
@@ -60,6 +61,7 @@ class SMTPProtocol(Authentication):
             await self._open()
             while not self._leaving:
                 self._reset_timeout()
+                self._in_a_group = False
                 try:
                     command, argument = self._understand(await self._line())
                     await command(self, argument)
@@ -114,6 +116,7 @@ class SMTPProtocol(Authentication):
             if len(name) > LONGEST_NAME:
                 raise Refusal("500 Command line too long")
             self._refuse_unknown(name)
+        self._in_a_group = name in GROUPED
         return command, argument.strip(" ") or None
 
     def _refuse_unknown(self, name: str) -> NoReturn:

@@ -467,6 +467,63 @@ class TestConnections:
 
         assert asyncio.run(talk()) > 1000 / 100
 
+    @staticmethod
+    def written_for(*pieces, receiver=None, limits=None, after=""):
+        """What the server writes, piece by piece, to a client that sends these at once and then does something."""
+
+        async def talk():
+            loop = asyncio.get_running_loop()
+            template = SMTPProtocol(receiver or Receiver(), limits or Limits(), hostname="here", ident="x", loop=loop)
+            protocol, written = template.fork(), []
+            protocol.connection_made(FakeTransport(written))
+            for piece in ["EHLO x\r\n", *pieces]:
+                del written[:]
+                protocol.data_received(piece.encode())
+                for _ in range(100):
+                    await asyncio.sleep(0)
+            if after:
+                getattr(protocol, after)()
+            return b"".join(written).decode().splitlines(), len(written)
+
+        return asyncio.run(talk())
+
+    def test_replies_to_the_commands_of_an_envelope_that_came_together_are_sent_together(self):
+        envelope = "MAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nRCPT TO:<\r\nRCPT TO:<g@e.f>\r\n"
+        replies = ["250 OK", "250 OK", "553 5.1.3 Error: malformed address", "250 OK"]
+        ready = "354 End data with <CR><LF>.<CR><LF>"
+        assert self.written_for(envelope + "DATA\r\n") == ([*replies, ready], 1)
+        assert self.written_for(envelope) == (replies, 1)
+        # What became of a message is said at once, whatever came behind it.
+        message = "DATA\r\n", "Hi\r\n.\r\n" + envelope + "DATA\r\n"
+        assert self.written_for(envelope, *message) == (["250 OK", *replies, ready], 2)
+
+    @pytest.mark.parametrize("rest", ["RC", "NOOP", "\r", "x" * 20_000])
+    def test_no_reply_is_held_while_the_server_waits_for_the_client(self, rest):
+        assert self.written_for("RSET\r\nMAIL FROM:<a@b.c>\r\n" + rest)[0] == ["250 OK", "250 OK"]
+
+    def test_replies_come_in_order_whether_they_may_be_held_or_not(self):
+        replies, pieces = self.written_for("RSET\r\nNOOP\r\nRSET\r\nWHAT\r\nRSET\r\nLF\nRSET\r\n\r\nRSET\r\nQUIT\r\n")
+        assert [reply[:3] for reply in replies] == "250 250 250 500 250 500 500 250 221".split()
+        assert pieces == 5
+
+    def test_replies_do_not_wait_for_what_a_later_command_waits_for(self):
+        class Slow(Receiver):
+            async def handle_RCPT(self, server, session, envelope, address, options):
+                await asyncio.sleep(20)
+
+        pipelined = "MAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nDATA\r\n"
+        assert self.written_for(pipelined, receiver=Slow()) == (["250 OK"], 1)
+        said, _ = self.written_for(pipelined, receiver=Slow(), after="shut_down")
+        assert said == ["250 OK", "421 4.3.2 here is shutting down"]
+
+    def test_replies_that_wait_come_before_the_goodbye(self):
+        said, _ = self.written_for("RSET\r\n" * 20, limits=Limits(command_limit=10))
+        assert said == ["250 OK"] * 9 + ["421 4.7.0 Too many commands, closing the connection"]
+
+    def test_few_replies_are_held_however_many_commands_come(self):
+        replies, pieces = self.written_for("RSET\r\n" * 5000, limits=Limits(command_limit=0))
+        assert len(replies) == 5000 and 5 <= pieces <= 100
+
     def test_others_get_their_turn_while_one_sends_a_large_message(self):
         class Transport(FakeTransport):
             said = []
