@@ -1,6 +1,6 @@
 """Messages a second for the whole way: SMTP, parsing, routing, handler, state, reply; beside Salmon and Haraka.
 
-    python benchmarks/whole.py [--rounds 5] [--scale 1.0] [--workers 2] [--salmon PYTHON] [--haraka]
+    python benchmarks/whole.py [--rounds 9] [--scale 1.0] [--workers 2] [--salmon PYTHON] [--haraka]
 
 Lamson's server is a generated project as `lamson start` runs it: states in SQLite, a log at INFO in a file. Its handler
 either keeps each sender in a state, or moves them to another one with every message, which is a write to the disk each
@@ -8,14 +8,16 @@ time. Both there are once more with a handler that computes for a millisecond or
 and write an answer. Salmon has the same handler, keeps its states in memory, and logs no message. PYTHON is an
 interpreter with the package salmon-mail. Haraka (see peers.py) throws the messages away.
 
-The client is `smtp-source` (Debian's package postfix), messages are of 1 KB, and connections are kept: "20 sessions" is
-one client with twenty connections and one sender, "20 clients" are twenty with a sender each. What is counted are the
-messages of a few seconds in which all of them send, so that it is not about clients that start, or that end as the
-last one. Beside Salmon, how long the client with twenty connections takes for a number of messages is measured as well
-("start to end"): Salmon lets five connections wait, and the others try again a second later, or three. The servers take
-turns, and the median of the rounds counts. Clients and servers share the processors: where none is left idle, it is
-the machine that carries no more. "By processor time" is what as many processors as processes could do, with clients
-elsewhere: a second for each, by what a message costs them. Waiting is not in it.
+The client is `smtp-source` (Debian's package postfix), messages are of 1 KB, and connections are kept: "20 sessions"
+is one client with twenty connections and one sender, "20 clients" are twenty with a sender each. "20 sessions that
+pipeline" are those of `pipelining.py`, with a sender each: it leaves more of the processors to the servers than
+smtp-source does, and so comes nearer to clients elsewhere. What is counted are the messages of a few seconds in which
+all of them send, so that it is not about clients that start, or that end as the last one. Beside Salmon, how long the
+client with twenty connections takes for a number of messages is measured as well ("start to end"): Salmon lets five
+connections wait, and the others try again a second later, or three. The servers take turns, and the median of the
+rounds counts. Clients and servers share the processors: where none is left idle, it is the machine that carries no
+more. "By processor time" is what as many processors as processes could do, with clients elsewhere: a second for each,
+by what a message costs them. Waiting is not in it.
 """
 
 import argparse
@@ -31,10 +33,11 @@ import time
 from pathlib import Path
 
 import peers
+import pipelining
 from frame import missing, ratio
 
 SESSIONS = 20
-SECONDS = 3
+SECONDS = 2
 MESSAGES = 6000
 WARM_UP = 0.7  # seconds
 
@@ -148,14 +151,14 @@ def await_server(port: int) -> None:
     raise SystemExit(f"nobody listens on port {port}")
 
 
-def measure(port: int, seconds: float, clients: int = SESSIONS) -> tuple[float, float, float]:
-    """Messages a second of twenty connections, which belong to one client or to twenty.
+def measure(port: int, seconds: float, who: str = "20 clients") -> tuple[float, float, float]:
+    """Messages a second of twenty connections; see `WHO`.
 
     And how much of all processors was in use meanwhile, in percent, and what of it the server's processes had for each
     message, in microseconds.
     """
     servers = listeners(port)
-    with all_send(port, clients) as count:
+    with WHO[who](port) as count:
         (idle, all_time), had, before, start = processors(), cpu(servers), count(), time.perf_counter()
         time.sleep(seconds)
         messages = count() - before
@@ -197,8 +200,8 @@ def processors() -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def all_send(port: int, clients: int = SESSIONS):
-    """Twenty connections that send; yields a function that returns how many messages that were by now."""
+def all_send(port: int, clients: int):
+    """Twenty connections of smtp-source; yields a function that returns how many messages they have sent by now."""
     with contextlib.ExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
         counts = [folder / str(number) for number in range(clients)]
@@ -207,6 +210,27 @@ def all_send(port: int, clients: int = SESSIONS):
         yield lambda: sum(map(counted, counts))
         if any(each.poll() is not None for each in sending):
             raise SystemExit(f"smtp-source ended with {[each.poll() for each in sending]}")
+
+
+@contextlib.contextmanager
+def all_pipeline(port: int):
+    """The same with pipelining.py."""
+    with tempfile.NamedTemporaryFile() as count:
+        count.write(pipelining.COUNT.pack(0))
+        count.flush()
+        command = [sys.executable, pipelining.__file__, str(port), str(SESSIONS), count.name]
+        with running_until_done(subprocess.Popen(command)) as sending:
+            time.sleep(WARM_UP)
+            yield lambda: pipelining.COUNT.unpack(Path(count.name).read_bytes())[0]
+            if sending.poll() is not None:
+                raise SystemExit(f"pipelining.py ended with {sending.poll()}")
+
+
+WHO = {
+    "20 sessions": lambda port: all_send(port, 1),
+    "20 clients": lambda port: all_send(port, SESSIONS),
+    "20 sessions that pipeline": all_pipeline,
+}
 
 
 def start_to_end(port: int, messages: int) -> float:
@@ -230,11 +254,17 @@ def client(port: int, count: Path, sessions: int):
     """One that sends until it is stopped, and writes after each message into a file how many that were."""
     with count.open("wb") as file:
         sending = subprocess.Popen(smtp_source(port, sessions, 10**9, "-c", name=count.name), stdout=file)
-    try:
+    with running_until_done(sending):
         yield sending
+
+
+@contextlib.contextmanager
+def running_until_done(process: subprocess.Popen):
+    try:
+        yield process
     finally:
-        sending.kill()
-        sending.wait()
+        process.kill()
+        process.wait()
 
 
 def counted(count: Path) -> int:
@@ -245,9 +275,15 @@ def counted(count: Path) -> int:
     return int(numbers[-1]) if numbers else 0
 
 
+def is_measured(name: str, who: str) -> bool:
+    if "working" in name:
+        return who == "20 clients"  # messages of one sender are handled one after the other
+    return who != "20 sessions that pipeline" or name not in ("Salmon", "Haraka")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--workers", type=int, default=2, help="of the servers with workers (2)")
     parser.add_argument("--salmon", metavar="PYTHON", help="an interpreter that has Salmon")
@@ -257,8 +293,8 @@ def main() -> None:
     seconds = SECONDS * options.scale
     servers = {
         "one": lambda: lamson(moves=False, workers=1),
-        "one, moving": lambda: lamson(moves=True, workers=1),
         "workers": lambda: lamson(moves=False, workers=options.workers),
+        "one, moving": lambda: lamson(moves=True, workers=1),
         "workers, moving": lambda: lamson(moves=True, workers=options.workers),
         "one, working": lambda: lamson(moves=False, workers=1, work=WORK),
         "workers, working": lambda: lamson(moves=False, workers=options.workers, work=WORK),
@@ -270,7 +306,7 @@ def main() -> None:
     if options.haraka:
         servers["Haraka"] = haraka
     whole_runs = {"one": MESSAGES, "one, moving": MESSAGES, "Salmon": MESSAGES // 5}
-    found: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
+    found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     ended: dict[str, list[float]] = {}
     with contextlib.ExitStack() as running:
         ports = {name: running.enter_context(start()) for name, start in servers.items()}
@@ -280,17 +316,16 @@ def main() -> None:
             for name in whole_runs.keys() & ports.keys():
                 number = max(SESSIONS, int(whole_runs[name] * options.scale))
                 ended.setdefault(name, []).append(start_to_end(ports[name], number))
-            for clients in (1, SESSIONS):
+            for who in WHO:
                 for name, port in ports.items():
-                    if "working" in name and clients == 1:
-                        continue  # one sender's messages are handled one after the other
-                    found.setdefault((name, clients), []).append(measure(port, seconds, clients))
+                    if is_measured(name, who):
+                        found.setdefault((name, who), []).append(measure(port, seconds, who))
     cost = {key: statistics.median(cost for _, _, cost in rounds) for key, rounds in found.items()}
-    for (name, clients), rounds in found.items():
+    for (name, who), rounds in found.items():
         busy = statistics.median(busy for _, busy, _ in rounds)
         rates = (f"{rate:7.0f}" for rate, _, _ in sorted(rounds))
-        spent = f"{cost[name, clients]:5.0f} us a message"
-        print(f"{name:24} {clients:3} clients", *rates, f"  processors {busy:3.0f} % in use,", spent)
+        spent = f"{cost[name, who]:5.0f} us a message"
+        print(f"{name:24} {who:25}", *rates, f"  processors {busy:3.0f} % in use,", spent)
     for name, values in ended.items():
         print(f"{name:24} start to end", *(f"{value:7.0f}" for value in sorted(values)))
     speed = {key: statistics.median(rate for rate, _, _ in rounds) for key, rounds in found.items()}
@@ -299,23 +334,25 @@ def main() -> None:
         what = "the whole way, 20 sessions, start to end"
         ratio(what, one, "Salmon, states in memory", theirs, ">= 3")
         ratio(f"{what}, each message a new state", moving, "Salmon in memory", theirs, ">= 3")
-    for clients, who in ((1, "20 sessions"), (SESSIONS, "20 clients")):
-        one, moving = speed["one", clients], speed["one, moving", clients]
-        if options.salmon:
-            theirs = speed["Salmon", clients]
+    for who in WHO:
+        one, moving = speed["one", who], speed["one, moving", who]
+        if ("Salmon", who) in speed:
+            theirs = speed["Salmon", who]
             ratio(f"the whole way, {who}", one, "Salmon, states in memory", theirs)
             ratio(f"the whole way, {who}, each message a new state", moving, "Salmon in memory", theirs)
-        workers, bar = f"{options.workers} workers", ">= 1.6" if options.workers == 2 else ""
+        workers = f"{options.workers} workers"
         for kind, what in KINDS.items():
-            if (f"one{kind}", clients) not in speed:
+            if (f"one{kind}", who) not in speed:
                 continue
-            two, alone = (f"workers{kind}", clients), (f"one{kind}", clients)
+            two, alone = (f"workers{kind}", who), (f"one{kind}", who)
+            # More workers cannot do more for one sender whose state changes.
+            bar = ">= 1.6" if options.workers == 2 and (who, kind) != ("20 sessions", ", moving") else ""
             ratio(f"{workers}, {who}{what}", speed[two], "one process", speed[alone], bar)
             by_time = options.workers * 1e6 / cost[two], "one process", 1e6 / cost[alone]
             ratio(f"{workers}, {who}{what}, by processor time", *by_time)
-        if options.haraka:
-            theirs = speed["Haraka", clients]
-            ratio(f"{workers}, {who}", speed["workers", clients], "Haraka, which throws away", theirs, ">= 1")
+        if ("Haraka", who) in speed:
+            theirs = speed["Haraka", who]
+            ratio(f"{workers}, {who}", speed["workers", who], "Haraka, which throws away", theirs, ">= 1")
     for name, given in (("Salmon", options.salmon), ("Haraka", options.haraka)):
         if not given:
             missing(f"the whole way beside {name}", "it was not named")
