@@ -40,6 +40,7 @@ does no job while nobody could take the loop over.
 
 import asyncio
 import collections
+import contextlib
 import logging
 import math
 import os
@@ -245,6 +246,8 @@ class HandlerPool:
 
         Not while the loop is about to stop: the deputy may be what is left.
         """
+        if self._at_work() >= self._most():
+            return
         thread = self._asleep.pop() if self._asleep else self._start()
         if thread is None:
             thread, self._deputy = self._deputy, None
@@ -255,7 +258,7 @@ class HandlerPool:
 
     def _start(self) -> _Thread | None:
         """Start a thread if there may be one more."""
-        if len(self._threads) > self.size and not self._may_be_more():
+        if len(self._threads) > self._most():
             return None
         thread, name = _Thread(), f"lamson-handler-{len(self._threads) + 1}"
         before, self._starved = self._starved, not started(self._live, name, thread)
@@ -266,10 +269,17 @@ class HandlerPool:
         self._threads.append(thread)
         return thread
 
-    def _may_be_more(self) -> bool:
+    def _at_work(self) -> int:
+        """How many workers do jobs, or are about to look for some."""
+        return len(self._threads) - len(self._asleep) - (self._leader is not None) - (self._deputy is not None)
+
+    def _most(self) -> int:
+        """How many workers there may be."""
+        if len(self._threads) <= self.size:
+            return self.size
         long_ago = time.monotonic() - HUNG
         hung = sum(1 for thread in self._threads if 0 < thread.since < long_ago)
-        return len(self._threads) <= min(self.size + hung, self.size * MOST)
+        return min(self.size + hung, self.size * MOST)
 
     def _watch_soon(self) -> None:
         if not self._watching:
@@ -287,7 +297,9 @@ class HandlerPool:
         if not self._waking:  # or else each of these would add one more to every turn of the loop
             self._wake()
         self._watching = False
-        if self.pending or self._quick:  # who has just brought the last result may have begun another job
+        with self._guard:
+            goes_on = self.pending or self._at_work()  # who is at work may begin another job without a word to the loop
+        if goes_on:
             self._watch_soon()
 
     def _announce(self) -> None:
@@ -413,7 +425,8 @@ class HandlerPool:
         except BaseException as error:
             result = future, None, error
         if os.getpid() != self._process:
-            os.write(2, b"lamson: a child process that a handler made came back from it, and ends here\n")
+            with contextlib.suppress(OSError):  # nobody reads it
+                os.write(2, b"lamson: a child process that a handler made came back from it, and ends here\n")
             os._exit(1)  # it has the parent's connections, and would serve them
         try:
             unsynced = self._unsynced()
@@ -493,8 +506,8 @@ class HandlerPool:
         return None
 
     def _has_turn(self, worker: _Thread, now: float) -> bool:
-        if not worker.quick:
-            return True  # handlers are slow, and run side by side
+        if not worker.quick:  # handlers are slow, and run side by side
+            return self._at_work() <= self._most()  # there may be too many, after some have hung
         return self._quick == 1 and now < self._hurry_until
 
     def _bring(self, results: list[Result]) -> None:

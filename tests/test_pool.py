@@ -6,6 +6,7 @@ import contextlib
 import gc
 import math
 import os
+import signal
 import threading
 import time
 import weakref
@@ -166,6 +167,39 @@ def test_threads_that_hang_are_made_up_for(running, monkeypatch):
     for future in hung:
         assert future.result(30)
     assert len(running.pool._threads) == 17, "four times as many as wanted, and no more, and one runs the loop"
+    monkeypatch.setattr(pools, "HUNG", 60)
+    job = AtOnce()
+    for future in [running.run(None, job) for _ in range(100)]:
+        future.result(30)
+    assert job.most <= 4 + 1, "as many as wanted, and the leader before they are there"
+
+
+def test_whoever_was_at_work_when_all_results_were_there_is_watched(running, monkeypatch):
+    pool, rate = running.pool, running.pool._rate
+    paused, resume, go_on = threading.Event(), threading.Event(), threading.Event()
+    pool._hurry = 60
+    running.run(None, time.sleep, 10 * pools.SLOW).result(30)  # from now on workers work beside the loop
+
+    def late(thread, key):
+        if thread.row == pools.ROW - 1 and not thread.quick and not paused.is_set():
+            paused.set()
+            assert resume.wait(30)
+            thread.begin(time.monotonic())  # as if the pause had been short
+        rate(thread, key)
+
+    monkeypatch.setattr(pool, "_rate", late)
+    for future in [running.run("key", time.sleep, wait) for wait in [10 * pools.SLOW, *[0] * pools.ROW]]:
+        future.result(30)
+    assert paused.wait(30)
+    time.sleep(10 * pools.SLOW)
+    hangs = running.run("key", go_on.wait, 30)  # behind the job that has its result and is not over
+    time.sleep(10 * pools.SLOW)
+    resume.set()
+    time.sleep(5 * pools.SLOW)
+    try:
+        assert running.run(None, max, 1, 2).result(5) == 2 and not hangs.done()
+    finally:
+        go_on.set()
 
 
 def test_what_has_one_key_runs_in_turn_and_holds_one_thread(running):
@@ -676,18 +710,6 @@ def test_a_deputy_does_not_rest_while_the_loop_is_about_to_stop(running, monkeyp
     assert slow.result(30)
 
 
-def test_the_watch_goes_on_while_a_worker_is_at_work_though_all_results_are_there(running):
-    pool = running.pool
-
-    async def look():
-        pool._quick += 1
-        pool._watch()
-        pool._quick -= 1
-        return pool._watching
-
-    assert asyncio.run_coroutine_threadsafe(look(), running.loop).result(30)
-
-
 def test_a_key_that_cannot_be_one_leaves_nothing_behind(running):
     with pytest.raises(TypeError):
         running.run([], max, 1, 2).result(30)
@@ -706,6 +728,26 @@ def test_a_child_process_that_comes_back_from_a_handler_runs_no_second_loop(runn
     assert os.waitstatus_to_exitcode(running.run(None, job).result(30)) == 1
     assert "a child process that a handler made" in capfd.readouterr().err
     assert running.run(None, max, 1, 2).result(30) == 2
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_such_a_child_ends_when_nobody_takes_its_words_and_it_has_another_threads_lock(running):
+    def job():
+        with running.pool._guard:
+            child = os.fork()
+            if not child:
+                os.close(2)
+                running.pool._guard = threading.Lock()
+                running.pool._guard.acquire()
+                return None
+        return child
+
+    child = running.run(None, job).result(30)
+    try:
+        assert eventually(lambda: os.waitpid(child, os.WNOHANG)[0] == child, "the end of the child", 5)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
 
 
 @pytest.mark.parametrize("leads", [True, False])
