@@ -27,7 +27,8 @@ class RunDelay:
     def seconds(self) -> float:
         """Return how long that has been in the thread's whole life, without a wait that is going on."""
         if self._descriptor is not None:
-            with contextlib.suppress(OSError):
+            # A handler that closes what is not its own may have closed this, and opened another file in its place.
+            with contextlib.suppress(OSError, ValueError, IndexError):
                 return int(os.pread(self._descriptor, 80, 0).split()[1]) / 1e9
         return 0.0
 

@@ -106,6 +106,7 @@ class SMTPReceiver:
         self.connections: set[SMTPProtocol] = set()
         self._hostname = socket.getfqdn()
         self._sockets: list[socket.socket] = []
+        self._servers: list[asyncio.AbstractServer] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: HandlerPool | None = None
 
@@ -156,7 +157,11 @@ class SMTPReceiver:
             self._loop.close()
             self._loop = self._pool = None
             raise
-        self._in_loop(self._serve())
+        try:
+            self._in_loop(self._serve())
+        except BaseException:
+            self.close()
+            raise
         if self.retries:
             self.retries.start()
         log.info("listening: %s on %s", self.name, self.where)
@@ -171,7 +176,8 @@ class SMTPReceiver:
             tls_context=self._tls_context,
             loop=self._loop,
         )
-        self._servers = [await self._listen_at(sock, self._template.fork) for sock in self._sockets]
+        for sock in self._sockets:
+            self._servers.append(await self._listen_at(sock, self._template.fork))
 
     async def _listen_at(self, sock: socket.socket, factory: Callable[[], SMTPProtocol]) -> asyncio.AbstractServer:
         assert self._loop is not None
@@ -211,7 +217,8 @@ class SMTPReceiver:
         self._pool.close()
         self._loop.close()
         self._loop = self._pool = None
-        self._sockets.clear()
+        self._servers.clear()
+        self._close_sockets()  # of which the loop has closed all that it was given
 
     async def _stop_serving(self) -> None:
         assert self._loop is not None and self._pool is not None

@@ -42,6 +42,17 @@ def test_a_thread_that_computes_stands_in_line_behind_others(one_processor):
 
 
 @counted
+@pytest.mark.parametrize("text", [b"", b"1", b"one two three"])
+def test_another_file_in_the_place_of_its_own_says_nothing(tmp_path, text):
+    (tmp_path / "other").write_bytes(text)
+    delay = RunDelay()
+    with (tmp_path / "other").open("rb") as other:
+        os.dup2(other.fileno(), delay._descriptor)
+    assert delay.seconds() == 0
+    delay.close()
+
+
+@counted
 def test_it_is_about_the_thread_that_made_it():
     made, ended = [], threading.Event()
 

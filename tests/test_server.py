@@ -18,6 +18,7 @@ from lamson.mail import MailRequest
 from lamson.queue import Queue
 from lamson.routing import MemoryStorage, Outcome, Router, route, route_like, stateless
 from lamson.server import LMTPReceiver, QueueReceiver, SMTPReceiver
+from processes import eventually
 
 CERTS = Path(__file__).parent / "certs"
 RAW = b"From: a@example.com\r\nTo: list@test.com\r\nSubject: hi\r\nMessage-ID: <1@example.com>\r\n\r\nHello\r\n"
@@ -66,6 +67,29 @@ def sending(receiver):
 
 
 class TestSMTPReceiver:
+    def test_one_that_cannot_serve_leaves_nothing_behind(self, monkeypatch, tmp_path):
+        receiver = SMTPReceiver("127.0.0.1", 0, retry_queue=str(tmp_path / "retries"))
+        listen_at, served = receiver._listen_at, []
+
+        async def refuse_the_second(sock, factory):
+            if served:
+                raise OSError("No.")
+            served.append(sock)
+            return await listen_at(sock, factory)
+
+        monkeypatch.setattr(receiver, "_listen_at", refuse_the_second)
+        receiver.bind()
+        other = socket.create_server(("127.0.0.1", 0))
+        receiver._sockets.append(other)
+        threads = threading.enumerate()
+        with pytest.raises(OSError, match="No."):
+            receiver.start()
+        assert other.fileno() == served[0].fileno() == -1 and receiver._loop is None
+        eventually(lambda: threading.enumerate() == threads, lambda: f"the end of the threads: {threading.enumerate()}")
+        monkeypatch.undo()
+        receiver.start()
+        receiver.close()
+
     def test_bytes_and_envelope_arrive_as_they_were_sent(self, receiver, taken):
         with client(receiver()) as smtp:
             smtp.sendmail("a@example.com", ["list@test.com"], RAW)
