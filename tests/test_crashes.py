@@ -648,7 +648,7 @@ def test_SIGTERM_waits_for_all_that_hangs_no_longer_than_its_time(shell, rng):
 def test_SIGTERM_lets_queue_receivers_finish_what_they_handle(shell, rng):
     project, servers = drained(shell)
     work = project.queue("work")
-    outbox = letters(3 * 100, rng, "record", "keep", "fail")
+    outbox = letters(3 * 500, rng, "record", "keep", "fail")
     interrupted = 0
     for number in range(3):
         fill(work, outbox[number::3])
