@@ -332,9 +332,12 @@ class HandlerPool:
                 elif (job := self._next(thread)) is not None:
                     self._do(thread, job)
                     del job  # a message may be large, and this thread may sleep for long
-        finally:
-            with self._guard:  # where others read it
-                thread.delay.close()
+        except BaseException:  # no memory, say
+            # Nobody runs the loop now, or a sender's messages wait for ever: a server that only looks as if it served.
+            log.critical("failed: a thread of the handlers' pool has died, and the process ends", exc_info=True)
+            os._exit(1)
+        with self._guard:  # where others read it
+            thread.delay.close()
 
     def _lead(self, thread: _Thread) -> None:
         """Run the loop, and do jobs when it stands still. Returns when another thread runs it, or at the end of it."""

@@ -7,6 +7,8 @@ import gc
 import math
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -748,6 +750,33 @@ def test_such_a_child_ends_when_nobody_takes_its_words_and_it_has_another_thread
     except BaseException:
         os.kill(child, signal.SIGKILL)
         raise
+
+
+DYING = """
+import asyncio, math, sys
+from lamson import pool as pools
+
+def rate(pool, thread, key):
+    raise MemoryError
+
+loop = asyncio.new_event_loop()
+pool = pools.HandlerPool(2, loop)
+pool.start()
+pools.HandlerPool._rate = rate
+
+async def work():
+    pool._hurry_until = float(sys.argv[1])
+    await pool.run(None, max, 1, 2)
+    await asyncio.sleep(60)
+
+asyncio.run_coroutine_threadsafe(work(), loop).result()
+"""
+
+
+@pytest.mark.parametrize("until", ["0", "inf"], ids=["leads", "works"])
+def test_the_process_ends_with_a_thread_that_cannot_go_on(until):
+    done = subprocess.run([sys.executable, "-c", DYING, until], stderr=subprocess.PIPE, text=True, timeout=30)
+    assert done.returncode == 1 and "MemoryError" in done.stderr and "has died" in done.stderr
 
 
 @pytest.mark.parametrize("leads", [True, False])
