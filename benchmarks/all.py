@@ -54,7 +54,7 @@ BENCHMARKS = [
     Benchmark(
         "whole",
         "",
-        "--rounds 1 --scale 0.2",
+        "--rounds 2 --scale 0.5",
         {**SALMON, "haraka": "--haraka"},
         needs=("smtp-source",),
     ),

@@ -17,10 +17,12 @@ import sys
 import threading
 from pathlib import Path
 
-import whole
-
+import load
 import peers
+import whole
 from frame import missing, ratio
+
+SECONDS = 2
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -29,7 +31,7 @@ def measure(ports: list[int], seconds: float) -> float:
     """Messages a second of all of these together, each with clients of its own."""
     found: list[float] = []
     threads = [
-        threading.Thread(target=lambda port=port: found.append(whole.measure(port, seconds)[0])) for port in ports
+        threading.Thread(target=lambda port=port: found.append(load.measure(port, seconds).rate)) for port in ports
     ]
     for thread in threads:
         thread.start()
@@ -49,7 +51,7 @@ def main() -> None:
     if postgres.folder_of_programs() is None:
         missing("receivers on one PostgreSQL", "PostgreSQL is not installed")
         return
-    seconds = whole.SECONDS * options.scale
+    seconds = SECONDS * options.scale
     with contextlib.ExitStack() as running:
         server = running.enter_context(postgres.running(settings=()))
         url = server.new_database()

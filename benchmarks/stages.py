@@ -19,11 +19,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import whole
-
+import load
 import peers
+import whole
 from frame import figure
 
+SECONDS = 2
 HERE = Path(__file__).parent
 HEADERS = b"Message-ID: <1@example.org>\r\nFrom: a@example.org\r\nTo: b@example.com\r\n\r\n"
 CONTENT = HEADERS + (b"x" * 70 + b"\r\n") * 13
@@ -31,7 +32,7 @@ CONTENT = HEADERS + (b"x" * 70 + b"\r\n") * 13
 
 def of_server(port: int, seconds: float) -> float:
     """Microseconds for a message that comes by the wire."""
-    return whole.measure(port, seconds)[2]
+    return load.measure(port, seconds).cost
 
 
 def of_wire(seconds: float) -> float:
@@ -117,7 +118,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0)
     options = parser.parse_args()
     os.environ["PATH"] += peers.SYSTEM
-    seconds = whole.SECONDS * options.scale
+    seconds = SECONDS * options.scale
     with whole.lamson(moves=False, workers=1) as port:
         total = of_server(port, seconds)
     wire = of_wire(seconds)

@@ -1,6 +1,6 @@
 """Messages a second for the whole way: SMTP, parsing, routing, handler, state, reply; beside Salmon and Haraka.
 
-    python benchmarks/whole.py [--rounds 9] [--scale 1.0] [--workers 2] [--salmon PYTHON] [--haraka]
+    python benchmarks/whole.py [--rounds 30] [--scale 1.0] [--workers 2] [--salmon PYTHON] [--haraka]
 
 Lamson's server is a generated project as `lamson start` runs it: states in SQLite, a log at INFO in a file. Its handler
 either keeps each sender in a state, or moves them to another one with every message, which is a write to the disk each
@@ -11,13 +11,13 @@ interpreter with the package salmon-mail. Haraka (see peers.py) throws the messa
 The client is `smtp-source` (Debian's package postfix), messages are of 1 KB, and connections are kept: "20 sessions"
 is one client with twenty connections and one sender, "20 clients" are twenty with a sender each. "20 sessions that
 pipeline" are those of `pipelining.py`, with a sender each: it leaves more of the processors to the servers than
-smtp-source does, and so comes nearer to clients elsewhere. What is counted are the messages of a few seconds in which
-all of them send, so that it is not about clients that start, or that end as the last one. Beside Salmon, how long the
-client with twenty connections takes for a number of messages is measured as well ("start to end"): Salmon lets five
-connections wait, and the others try again a second later, or three. The servers take turns, and the median of the
-rounds counts. Clients and servers share the processors: where none is left idle, it is the machine that carries no
-more. "By processor time" is what as many processors as processes could do, with clients elsewhere: a second for each,
-by what a message costs them. Waiting is not in it.
+smtp-source does, and so comes nearer to clients elsewhere. What is counted are messages of moments in which all of
+them send, for one server after the other and again (see `load.py`), so that it is not about clients that start, or
+that end as the last one. Beside Salmon, how long the client with twenty connections takes for a number of messages is
+measured as well ("start to end"): Salmon lets five connections wait, and the others try again a second later, or
+three. There the median of the rounds counts. Clients and servers share the processors: where none is left idle, it is
+the machine that carries no more. "By processor time" is what as many processors as processes could do, with clients
+elsewhere: a second for each, by what a message costs them. Waiting is not in it.
 """
 
 import argparse
@@ -33,13 +33,12 @@ import time
 from pathlib import Path
 
 import peers
-import pipelining
 from frame import missing, ratio
+from load import SESSIONS, WHO, Measured, measure_in_turn, start_to_end
 
-SESSIONS = 20
-SECONDS = 2
+SECONDS = 0.4  # of a round
 MESSAGES = 6000
-WARM_UP = 0.7  # seconds
+WHOLE_RUNS = 5  # rounds for one of start to end
 
 HANDLER = """
 from lamson.routing import route, route_like
@@ -151,130 +150,6 @@ def await_server(port: int) -> None:
     raise SystemExit(f"nobody listens on port {port}")
 
 
-def measure(port: int, seconds: float, who: str = "20 clients") -> tuple[float, float, float]:
-    """Messages a second of twenty connections; see `WHO`.
-
-    And how much of all processors was in use meanwhile, in percent, and what of it the server's processes had for each
-    message, in microseconds.
-    """
-    servers = listeners(port)
-    with WHO[who](port) as count:
-        (idle, all_time), had, before, start = processors(), cpu(servers), count(), time.perf_counter()
-        time.sleep(seconds)
-        messages = count() - before
-        rate = messages / (time.perf_counter() - start)
-        idle_now, all_time_now = processors()
-        busy = 100 - 100 * (idle_now - idle) / (all_time_now - all_time)
-        return rate, busy, (cpu(servers) - had) / messages * 1e6
-
-
-def cpu(processes: list[int]) -> float:
-    """Seconds of processor time that they have had."""
-    stats = [Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split() for each in processes]
-    return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
-
-
-def listeners(port: int) -> list[int]:
-    """The processes that listen on a port."""
-    wanted = {line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if _is_at(line, port)}
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*/fd"):
-        with contextlib.suppress(OSError):
-            if any(os.readlink(file)[8:-1] in wanted for file in folder.iterdir() if file.is_symlink()):
-                found.add(int(folder.parent.name))
-    if not found:
-        raise SystemExit(f"nobody listens on port {port}")
-    return sorted(found)
-
-
-def _is_at(line: str, port: int) -> bool:
-    columns = line.split()
-    return columns[3] == "0A" and int(columns[1].partition(":")[2], 16) == port
-
-
-def processors() -> tuple[int, int]:
-    """The time that all processors together had nothing to do, and all of their time (proc_stat(5))."""
-    # The two columns behind these are parts of the first two.
-    columns = [int(number) for number in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
-    return columns[3] + columns[4], sum(columns)
-
-
-@contextlib.contextmanager
-def all_send(port: int, clients: int):
-    """Twenty connections of smtp-source; yields a function that returns how many messages they have sent by now."""
-    with contextlib.ExitStack() as running:
-        folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
-        counts = [folder / str(number) for number in range(clients)]
-        sending = [running.enter_context(client(port, count, SESSIONS // clients)) for count in counts]
-        time.sleep(WARM_UP)
-        yield lambda: sum(map(counted, counts))
-        if any(each.poll() is not None for each in sending):
-            raise SystemExit(f"smtp-source ended with {[each.poll() for each in sending]}")
-
-
-@contextlib.contextmanager
-def all_pipeline(port: int):
-    """The same with pipelining.py."""
-    with tempfile.NamedTemporaryFile() as count:
-        count.write(pipelining.COUNT.pack(0))
-        count.flush()
-        command = [sys.executable, pipelining.__file__, str(port), str(SESSIONS), count.name]
-        with running_until_done(subprocess.Popen(command)) as sending:
-            time.sleep(WARM_UP)
-            yield lambda: pipelining.COUNT.unpack(Path(count.name).read_bytes())[0]
-            if sending.poll() is not None:
-                raise SystemExit(f"pipelining.py ended with {sending.poll()}")
-
-
-WHO = {
-    "20 sessions": lambda port: all_send(port, 1),
-    "20 clients": lambda port: all_send(port, SESSIONS),
-    "20 sessions that pipeline": all_pipeline,
-}
-
-
-def start_to_end(port: int, messages: int) -> float:
-    """Messages a second of one client of twenty connections, with all that it does to open and close them."""
-    start = time.perf_counter()
-    subprocess.run(smtp_source(port, SESSIONS, messages), check=True)
-    return messages / (time.perf_counter() - start)
-
-
-def smtp_source(port: int, sessions: int, messages: int, *options: str, name: str = "0") -> list[str]:
-    """The command of a client of so many connections. `name` makes its addresses."""
-    return (
-        ["smtp-source", *options, "-d", "-s", str(sessions), "-m", str(messages), "-l", "1024"]
-        + ["-f", f"sender{name}@example.org", "-t", f"list{name}@example.com"]
-        + [f"127.0.0.1:{port}"]
-    )
-
-
-@contextlib.contextmanager
-def client(port: int, count: Path, sessions: int):
-    """One that sends until it is stopped, and writes after each message into a file how many that were."""
-    with count.open("wb") as file:
-        sending = subprocess.Popen(smtp_source(port, sessions, 10**9, "-c", name=count.name), stdout=file)
-    with running_until_done(sending):
-        yield sending
-
-
-@contextlib.contextmanager
-def running_until_done(process: subprocess.Popen):
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def counted(count: Path) -> int:
-    """The last number in the file."""
-    with count.open("rb") as file:
-        file.seek(max(0, count.stat().st_size - 40))
-        numbers = file.read().rpartition(b"\r")[0].split()
-    return int(numbers[-1]) if numbers else 0
-
-
 def is_measured(name: str, who: str) -> bool:
     if "working" in name:
         return who == "20 clients"  # messages of one sender are handled one after the other
@@ -283,7 +158,7 @@ def is_measured(name: str, who: str) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--workers", type=int, default=2, help="of the servers with workers (2)")
     parser.add_argument("--salmon", metavar="PYTHON", help="an interpreter that has Salmon")
@@ -306,29 +181,26 @@ def main() -> None:
     if options.haraka:
         servers["Haraka"] = haraka
     whole_runs = {"one": MESSAGES, "one, moving": MESSAGES, "Salmon": MESSAGES // 5}
-    found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    found: dict[tuple[str, str], Measured] = {}
     ended: dict[str, list[float]] = {}
     with contextlib.ExitStack() as running:
         ports = {name: running.enter_context(start()) for name, start in servers.items()}
-        for port in ports.values():
-            measure(port, 0.1)
-        for _ in range(options.rounds):
+        for _ in range(max(1, options.rounds // WHOLE_RUNS)):
             for name in whole_runs.keys() & ports.keys():
                 number = max(SESSIONS, int(whole_runs[name] * options.scale))
                 ended.setdefault(name, []).append(start_to_end(ports[name], number))
-            for who in WHO:
-                for name, port in ports.items():
-                    if is_measured(name, who):
-                        found.setdefault((name, who), []).append(measure(port, seconds, who))
-    cost = {key: statistics.median(cost for _, _, cost in rounds) for key, rounds in found.items()}
-    for (name, who), rounds in found.items():
-        busy = statistics.median(busy for _, busy, _ in rounds)
-        rates = (f"{rate:7.0f}" for rate, _, _ in sorted(rounds))
-        spent = f"{cost[name, who]:5.0f} us a message"
-        print(f"{name:24} {who:25}", *rates, f"  processors {busy:3.0f} % in use,", spent)
+        for who in WHO:
+            wanted = {name: port for name, port in ports.items() if is_measured(name, who)}
+            for name, measured in measure_in_turn(wanted, who, options.rounds, seconds).items():
+                found[name, who] = measured
+    for (name, who), measured in found.items():
+        moments = f"{measured.rate:6.0f} messages a second ({min(measured.rates):.0f} to {max(measured.rates):.0f}),"
+        used = f"processors {measured.busy:3.0f} % in use, {measured.cost:5.0f} us a message"
+        print(f"{name:24} {who:25}", moments, used)
     for name, values in ended.items():
         print(f"{name:24} start to end", *(f"{value:7.0f}" for value in sorted(values)))
-    speed = {key: statistics.median(rate for rate, _, _ in rounds) for key, rounds in found.items()}
+    speed = {key: measured.rate for key, measured in found.items()}
+    cost = {key: measured.cost for key, measured in found.items()}
     if options.salmon:
         one, moving, theirs = (statistics.median(ended[name]) for name in ("one", "one, moving", "Salmon"))
         what = "the whole way, 20 sessions, start to end"
@@ -345,8 +217,8 @@ def main() -> None:
             if (f"one{kind}", who) not in speed:
                 continue
             two, alone = (f"workers{kind}", who), (f"one{kind}", who)
-            # More workers cannot do more for one sender whose state changes.
-            bar = ">= 1.6" if options.workers == 2 and (who, kind) != ("20 sessions", ", moving") else ""
+            # What comes from one sender is handled one after the other, whoever handles it.
+            bar = ">= 1.6" if options.workers == 2 and who != "20 sessions" else ""
             ratio(f"{workers}, {who}{what}", speed[two], "one process", speed[alone], bar)
             by_time = options.workers * 1e6 / cost[two], "one process", 1e6 / cost[alone]
             ratio(f"{workers}, {who}{what}, by processor time", *by_time)

@@ -20,10 +20,9 @@ import sys
 import time
 from pathlib import Path
 
-from whole import salmon
-
 import peers
 from frame import missing, ratio
+from whole import salmon
 
 FIRST = "1 KB, 1 session, new connections"
 

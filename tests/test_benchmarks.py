@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent.parent
-FRAME = ("all", "frame", "peers", "pipelining")  # the scripts that are no benchmarks
+FRAME = ("all", "frame", "load", "peers", "pipelining")  # the scripts that are no benchmarks
 
 
 @pytest.fixture
